@@ -1,0 +1,1 @@
+//! Xen block backend.

@@ -1,0 +1,1 @@
+//! An external fio I/O engine.

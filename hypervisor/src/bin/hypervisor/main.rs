@@ -1,0 +1,2 @@
+//! The tool `hypervisor`.
+fn main() {}

@@ -1,0 +1,22 @@
+//! What one domain may ask of the hypervisor and of its peers.
+//!
+//! The hypervisor itself deals with CPU and memory and knows nothing of disks or networks. Two
+//! domains that split a device between them need five things of it, and each is a small trait
+//! here: memory that one offers and the other uses ([`memory`]), events ([`event`]), the store
+//! in which they meet ([`store`]), and control over domains ([`domain`]). Drivers name these
+//! traits and never the platform behind them.
+//!
+//! The core is `no_std`; features only add.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+pub mod domain;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod memory;
+pub mod store;
+
+pub use error::{ConfigError, Error, HostError, PeerFault};
+pub use id::{DomId, EventPort, GrantRef, PAGE_SIZE};

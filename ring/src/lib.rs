@@ -1,0 +1,2 @@
+//! Xen shared rings and what is written on them.
+#![no_std]

@@ -1,0 +1,1 @@
+//! Our ring with the kernel: owned operations over io_uring.

@@ -1,0 +1,1 @@
+//! Machines, guests and hostile peers.
