@@ -1,1 +1,3 @@
 //! Xen block backend.
+
+pub mod engine;

@@ -1,1 +1,5 @@
 //! Our ring with the kernel: owned operations over io_uring.
+
+mod buffers;
+
+pub use buffers::{Buffers, Piece};

@@ -1,0 +1,105 @@
+//! What carries requests to the medium.
+//!
+//! An engine belongs to one queue's thread. It takes an [`Operation`] together with what must
+//! stay alive while it is under way, and gives that back with the result. It never looks at the
+//! ring and knows nothing of guests.
+//!
+//! Before: `submit`. After: `complete`. Units: bytes.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use hypervisor::HostError;
+use uring::Buffers;
+
+/// What is to be done at `offset` bytes into the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Fill the buffers from `offset` on.
+    Read {
+        /// Where, in bytes.
+        offset: u64,
+    },
+    /// Store what the buffers hold from `offset` on.
+    Write {
+        /// Where, in bytes.
+        offset: u64,
+    },
+    /// Put everything whose write was completed before this on stable storage.
+    Flush,
+    /// Forget `len` bytes from `offset` on.
+    Discard {
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        len: u64,
+        /// Whether what was there must be beyond recovery.
+        secure: bool,
+    },
+}
+
+/// An operation that is over, for better or worse.
+#[derive(Debug)]
+pub struct Finished<T> {
+    /// What was handed in with it.
+    pub held: T,
+    /// Bytes moved (all of them: an engine resumes short transfers itself), or a positive `errno`.
+    pub result: Result<u64, i32>,
+}
+
+/// Why [`Engine::wait`] came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Woken {
+    /// The watched descriptor became readable since the last wait.
+    pub watched: bool,
+    /// Operations may have finished.
+    pub finished: bool,
+}
+
+impl Woken {
+    /// What the wait saw.
+    #[must_use]
+    pub const fn new(watched: bool, finished: bool) -> Self {
+        Self { watched, finished }
+    }
+}
+
+/// One queue's way to the medium.
+pub trait Engine<T: Buffers> {
+    /// Takes an operation on. It may begin at once or with the next [`kick`](Self::kick).
+    ///
+    /// # Errors
+    ///
+    /// There is no room for it now; what was held comes back, and so will room, with completions.
+    fn submit(&mut self, operation: Operation, held: T) -> Result<(), T>;
+
+    /// Sees to it that all that was taken on has begun, without waiting for any of it.
+    ///
+    /// # Errors
+    ///
+    /// The engine is beyond use.
+    fn kick(&mut self) -> Result<(), HostError>;
+
+    /// Appends what has finished, without waiting and where possible without asking the kernel.
+    ///
+    /// # Errors
+    ///
+    /// The engine is beyond use.
+    fn finished(&mut self, into: &mut Vec<Finished<T>>) -> Result<(), HostError>;
+
+    /// Begins what was taken on and sleeps until an operation finishes, `watched` becomes
+    /// readable, or `timeout` has passed. The same descriptor is given every time.
+    ///
+    /// # Errors
+    ///
+    /// The engine is beyond use.
+    fn wait(
+        &mut self,
+        watched: BorrowedFd<'_>,
+        timeout: Option<Duration>,
+    ) -> Result<Woken, HostError>;
+
+    /// Operations taken on and not yet given back.
+    fn under_way(&self) -> usize;
+}
