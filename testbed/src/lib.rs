@@ -1,1 +1,8 @@
-//! Machines, guests and hostile peers.
+//! Machines, guests and hostile peers for domkit's tests, benches and trials.
+//!
+//! Everything here starts the real programs as the processes that a user would start, each scene
+//! in a folder of its own, and ends them when the scene goes.
+
+pub mod packages;
+pub mod programs;
+pub mod skip;
