@@ -5,4 +5,5 @@
 
 pub mod packages;
 pub mod programs;
+pub mod scene;
 pub mod skip;
