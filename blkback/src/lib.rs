@@ -1,3 +1,4 @@
 //! Xen block backend.
 
+pub mod connect;
 pub mod engine;

@@ -51,7 +51,7 @@ pub struct Finished<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Woken {
-    /// The watched descriptor became readable since the last wait.
+    /// A watched descriptor is readable, or was since the last wait.
     pub watched: bool,
     /// Operations may have finished.
     pub finished: bool,
@@ -88,15 +88,16 @@ pub trait Engine<T: Buffers> {
     /// The engine is beyond use.
     fn finished(&mut self, into: &mut Vec<Finished<T>>) -> Result<(), HostError>;
 
-    /// Begins what was taken on and sleeps until an operation finishes, `watched` becomes
-    /// readable, or `timeout` has passed. The same descriptor is given every time.
+    /// Begins what was taken on and sleeps until an operation finishes, one of `watched` becomes
+    /// readable, or `timeout` has passed. The same few descriptors are given every time, in the
+    /// same order, so an engine may register them once.
     ///
     /// # Errors
     ///
     /// The engine is beyond use.
     fn wait(
         &mut self,
-        watched: BorrowedFd<'_>,
+        watched: &[BorrowedFd<'_>],
         timeout: Option<Duration>,
     ) -> Result<Woken, HostError>;
 
