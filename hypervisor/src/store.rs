@@ -178,11 +178,19 @@ pub trait Watches {
     fn changed(&self) -> Result<Option<Changed>, StoreError>;
 }
 
+/// How often a transaction is tried. Conflicts are rare between honest parties, but a peer that
+/// writes without pause to what a transaction touches could cause them for ever.
+const TRIES: u32 = 1000;
+
+/// `EAGAIN`: the store's word for a transaction that met a conflict.
+const EAGAIN: i32 = 11;
+
 /// Does `work` in a transaction, again and again until no other change came between.
 ///
 /// # Errors
 ///
-/// What `work` or the store gave; the transaction then took no effect.
+/// What `work` or the store gave; the transaction then took no effect. `EAGAIN` where every one of
+/// a thousand attempts met a conflict.
 pub fn transact<S, T, E>(
     store: &S,
     mut work: impl FnMut(Transaction) -> Result<T, E>,
@@ -191,7 +199,7 @@ where
     S: Transactions + ?Sized,
     E: From<StoreError>,
 {
-    loop {
+    for _ in 0..TRIES {
         let transaction = store.begin()?;
         match work(transaction) {
             Ok(done) => {
@@ -206,4 +214,6 @@ where
             }
         }
     }
+    let path = String::from("what others change without pause");
+    Err(StoreError::Refused { operation: "change", path, errno: EAGAIN }.into())
 }
