@@ -17,6 +17,7 @@ pub mod event;
 pub mod id;
 pub mod memory;
 pub mod store;
+pub mod xenbus;
 
 pub use error::{ConfigError, Error, HostError, PeerFault};
 pub use id::{DomId, EventPort, GrantRef, PAGE_SIZE};
