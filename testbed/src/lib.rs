@@ -7,3 +7,4 @@ pub mod packages;
 pub mod programs;
 pub mod scene;
 pub mod skip;
+pub mod vm;
