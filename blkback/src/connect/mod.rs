@@ -6,6 +6,8 @@
 //! After: `receive`. Trust: the values here were checked by the transport that read them; the ring's
 //! memory stays the peer's to write.
 
+pub mod xenbus;
+
 use hypervisor::DomId;
 
 /// What a frontend and this backend have agreed on.
