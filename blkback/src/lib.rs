@@ -1,5 +1,6 @@
 //! Xen block backend.
 
 pub mod connect;
+pub mod control;
 pub mod engine;
 pub mod vdev;

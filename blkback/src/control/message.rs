@@ -1,0 +1,126 @@
+//! What is asked of a daemon and what it answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest line either side takes, in bytes with its newline.
+pub const LONGEST_REQUEST: usize = 4096;
+/// The longest answer, in bytes with its newline.
+pub const LONGEST_RESPONSE: usize = 1 << 20;
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Request {
+    /// What is served, to whom, in which state: a [`Device`].
+    List,
+    /// Where the rings' indexes are: [`Ring`]s.
+    Rings,
+    /// What was counted: [`Counters`].
+    Counters,
+    /// A new size in bytes; without one, look how large the image is now.
+    Resize {
+        /// In bytes.
+        size: Option<u64>,
+    },
+    /// New limits; what is not named stays, 0 is no limit. Answers the [`Limits`] that hold.
+    Limits {
+        /// Requests a second.
+        iops: Option<u64>,
+        /// Bytes a second.
+        bytes: Option<u64>,
+    },
+    /// Take the disk away from the guest, and end.
+    Detach {
+        /// Without waiting for the guest to let go of it.
+        #[serde(default)]
+        force: bool,
+    },
+}
+
+/// What comes back: a result, or why there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// As each [`Request`] says.
+    Result(serde_json::Value),
+    /// In words, for whoever asked.
+    Error(String),
+}
+
+/// A disk that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Device {
+    /// The daemon's process.
+    pub pid: u32,
+    /// The image's path, or the engine's name where there is no image.
+    pub image: String,
+    /// In bytes.
+    pub size: u64,
+    /// In bytes.
+    pub sector_size: u32,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// What carries requests to the image.
+    pub engine: String,
+    /// The disk's name for the guest.
+    pub vdev: String,
+    /// The guest's name, or what it is waited for by.
+    pub guest: String,
+    /// The guest's number, if it is there.
+    pub guest_id: Option<u16>,
+    /// This end's state.
+    pub state: String,
+    /// The guest's end's state.
+    pub guest_state: String,
+    /// Queues in use.
+    pub queues: u32,
+    /// How often a guest has connected.
+    pub connections: u64,
+    /// What the last connection was ended by, where the guest broke the protocol.
+    pub fault: Option<String>,
+    /// How often guests broke the protocol, by what they did.
+    pub faults: BTreeMap<String, u64>,
+    /// The limits that hold.
+    pub limits: Limits,
+}
+
+/// Limits; `None` is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Requests a second.
+    pub iops: Option<u64>,
+    /// Bytes a second.
+    pub bytes: Option<u64>,
+}
+
+/// Where one ring's indexes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Ring {
+    /// The queue's number.
+    pub queue: u32,
+    /// Slots in the ring.
+    pub slots: u32,
+    /// Requests taken so far, as the ring counts them.
+    pub taken: u32,
+    /// Requests answered so far, as the ring counts them.
+    pub answered: u32,
+    /// Requests taken and not answered.
+    pub under_way: u32,
+}
+
+/// What was counted since the guest connected.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Of each queue, by name.
+    pub queues: Vec<BTreeMap<String, u64>>,
+    /// Of all of them together.
+    pub total: BTreeMap<String, u64>,
+    /// How long requests took, in microseconds, by name of the quantile (`p50`, `p99`, ...).
+    pub latency: BTreeMap<String, f64>,
+}
