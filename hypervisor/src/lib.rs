@@ -18,6 +18,8 @@ pub mod id;
 pub mod memory;
 pub mod store;
 pub mod xenbus;
+#[cfg(feature = "std")]
+pub mod xenstore;
 
 pub use error::{ConfigError, Error, HostError, PeerFault};
 pub use id::{DomId, EventPort, GrantRef, PAGE_SIZE};

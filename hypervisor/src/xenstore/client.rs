@@ -1,0 +1,473 @@
+//! One connection to a store: `xenstored`'s, or our [`server`](super::server)'s.
+//!
+//! A request is sent, and its reply awaited, under a lock, so that a client can be shared. Events that come in
+//! between are kept for [`Watches::changed`]. The client as a file descriptor is readable while any
+//! are kept or anything has come in, so an event loop can wait for it whatever other threads ask
+//! meanwhile.
+//!
+//! The store is trusted, but what breaks the protocol ends the connection: from then on every call
+//! fails. Source: `docs/misc/xenstore.txt` (RELEASE-4.17).
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{MsgFlags, recv};
+
+use crate::store::{
+    Changed, Ended, Permission, Store, StoreError, Transaction, Transactions, Watches,
+};
+use crate::xenstore::wire::{self, Kind, Message, Parser, Refusal};
+use crate::{DomId, EventPort, HostError};
+
+/// A client of a store.
+#[derive(Debug)]
+pub struct Client {
+    wire: Mutex<Wire>,
+    /// Readable while the socket or `kept` is.
+    either: Epoll,
+}
+
+#[derive(Debug)]
+struct Wire {
+    stream: UnixStream,
+    parser: Parser,
+    events: VecDeque<Changed>,
+    /// Readable while there are `events`, or nothing will ever come any more.
+    kept: EventFd,
+    last_request: u32,
+    lost: Option<HostError>,
+}
+
+impl Client {
+    /// Connects to the store that listens at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens there, or descriptors cannot be had.
+    pub fn connect(path: impl AsRef<Path>) -> Result<Self, HostError> {
+        let path = path.as_ref();
+        let stream = UnixStream::connect(path).map_err(|error| {
+            HostError::from_io(format!("connect to the store at {}", path.display()), &error)
+        })?;
+        Self::from_stream(stream)
+    }
+
+    /// A client on a socket that is connected to a store already.
+    ///
+    /// # Errors
+    ///
+    /// Descriptors cannot be had.
+    pub fn from_stream(stream: UnixStream) -> Result<Self, HostError> {
+        let failed = |errno: Errno| HostError::new("wait for the store", errno as i32);
+        stream
+            .set_nonblocking(false)
+            .map_err(|error| HostError::from_io("wait for the store", &error))?;
+        let kept =
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
+        let either = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
+        either.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
+        either.add(&kept, EpollEvent::new(EpollFlags::EPOLLIN, 1)).map_err(failed)?;
+        let parser = Parser::default();
+        let events = VecDeque::new();
+        let wire = Wire { stream, parser, events, kept, last_request: 0, lost: None };
+        Ok(Self { wire: Mutex::new(wire), either })
+    }
+
+    /// Makes `path` and what is missing above it, with empty values. That it was there is no error.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn make(&self, within: Transaction, path: &str) -> Result<(), StoreError> {
+        let parts = [path.as_bytes(), b"\0"];
+        self.ask(Kind::Mkdir, within, "make", path, &parts).map(drop)
+    }
+
+    /// Where a domain's relative paths begin.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn domain_path(&self, domain: DomId) -> Result<String, StoreError> {
+        let reply = self.about(Kind::GetDomainPath, "find home of domain", domain)?;
+        text(reply.strip_suffix(b"\0").unwrap_or(&reply))
+    }
+
+    /// Tells the store of a new domain. `frame` and `port` are the page and the event channel of a
+    /// guest that shares memory with the store.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn introduce(&self, domain: DomId, frame: u64, port: EventPort) -> Result<(), StoreError> {
+        let payload = format!("{domain}\0{frame}\0{port}\0");
+        let (none, name) = (Transaction::NONE, domain.to_string());
+        self.ask(Kind::Introduce, none, "introduce domain", &name, &[payload.as_bytes()]).map(drop)
+    }
+
+    /// Tells the store that a domain has gone.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn release(&self, domain: DomId) -> Result<(), StoreError> {
+        self.about(Kind::Release, "release domain", domain).map(drop)
+    }
+
+    /// Whether the store knows a domain.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn is_introduced(&self, domain: DomId) -> Result<bool, StoreError> {
+        let reply = self.about(Kind::IsDomainIntroduced, "ask for domain", domain)?;
+        Ok(reply.first() == Some(&b'T'))
+    }
+
+    /// Ends all watches and transactions of this connection. Events that wait are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn reset_watches(&self) -> Result<(), StoreError> {
+        self.ask(Kind::ResetWatches, Transaction::NONE, "reset watches of", "/", &[b"\0"])?;
+        let mut wire = self.wire();
+        wire.events.clear();
+        wire.mark();
+        Ok(())
+    }
+
+    fn wire(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn about(
+        &self,
+        kind: Kind,
+        operation: &'static str,
+        domain: DomId,
+    ) -> Result<Vec<u8>, StoreError> {
+        let name = domain.to_string();
+        self.ask(kind, Transaction::NONE, operation, &name, &[name.as_bytes(), b"\0"])
+    }
+
+    /// Sends a request about `path` and gives its reply.
+    fn ask(
+        &self,
+        kind: Kind,
+        within: Transaction,
+        operation: &'static str,
+        path: &str,
+        parts: &[&[u8]],
+    ) -> Result<Vec<u8>, StoreError> {
+        let refused = |refusal: Refusal| match refusal {
+            Refusal::Missing => StoreError::Missing(path.into()),
+            other => StoreError::Refused { operation, path: path.into(), errno: other.errno() },
+        };
+        if path.contains('\0') {
+            // It would be read as two strings.
+            return Err(refused(Refusal::Invalid));
+        }
+        self.wire().exchange(kind, within, parts)?.map_err(refused)
+    }
+
+    /// A list of children that does not fit into one reply.
+    fn list_parts(&self, within: Transaction, path: &str) -> Result<Vec<u8>, StoreError> {
+        let mut names = Vec::new();
+        let mut generation = Vec::new();
+        loop {
+            let offset = names.len().to_string();
+            let parts = [path.as_bytes(), b"\0", offset.as_bytes(), b"\0"];
+            let asked = self.ask(Kind::DirectoryPart, within, "list", path, &parts);
+            let reply = match asked {
+                // The list became shorter than what we have of it.
+                Err(StoreError::Refused { errno, .. })
+                    if errno == Refusal::Invalid.errno() && !names.is_empty() =>
+                {
+                    names.clear();
+                    continue;
+                }
+                other => other?,
+            };
+            let ([now], part) = wire::strings(&reply).ok_or_else(|| nonsense("a list"))?;
+            if now != generation.as_slice() && !names.is_empty() {
+                // It changed between two parts: what we have may not fit what follows.
+                names.clear();
+                generation.clear();
+                continue;
+            }
+            generation = now.to_vec();
+            // An empty name, which no child has, ends the list.
+            match part {
+                [0] => return Ok(names),
+                [rest @ .., 0, 0] => {
+                    names.extend_from_slice(rest);
+                    names.push(0);
+                    return Ok(names);
+                }
+                [_, .., 0] => names.extend_from_slice(part),
+                _ => return Err(nonsense("a list").into()),
+            }
+        }
+    }
+}
+
+impl Wire {
+    fn exchange(
+        &mut self,
+        kind: Kind,
+        within: Transaction,
+        parts: &[&[u8]],
+    ) -> Result<Result<Vec<u8>, Refusal>, HostError> {
+        if let Some(lost) = &self.lost {
+            return Err(lost.clone());
+        }
+        self.last_request = self.last_request.wrapping_add(1);
+        let request = self.last_request;
+        let Ok(bytes) = wire::encode(kind, request, within.0, parts) else {
+            return Ok(Err(Refusal::TooBig));
+        };
+        let done = self.send(&bytes).and_then(|()| self.reply(kind, request));
+        if let Err(error) = &done {
+            self.lost = Some(error.clone());
+        }
+        self.mark();
+        done
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), HostError> {
+        self.stream
+            .write_all(bytes)
+            .map_err(|error| HostError::from_io("write to the store", &error))
+    }
+
+    /// Waits for the reply to `request`; keeps what events come before it.
+    fn reply(&mut self, kind: Kind, request: u32) -> Result<Result<Vec<u8>, Refusal>, HostError> {
+        loop {
+            let Some(message) = self.receive(true)? else { continue };
+            if message.header.kind == Kind::WatchEvent.number() {
+                self.events.push_back(event(&message.payload)?);
+                continue;
+            }
+            if message.header.request != request {
+                return Err(nonsense("a reply to no request"));
+            }
+            if message.header.kind == Kind::Error.number() {
+                let name = message.payload.strip_suffix(b"\0").unwrap_or(&message.payload);
+                // An error whose name is not known still is one.
+                return Ok(Err(Refusal::from_name(name).unwrap_or(Refusal::Io)));
+            }
+            if message.header.kind != kind.number() {
+                return Err(nonsense("another kind of reply"));
+            }
+            return Ok(Ok(message.payload));
+        }
+    }
+
+    /// The next message, if one came in; waits for it if told to.
+    fn receive(&mut self, wait: bool) -> Result<Option<Message>, HostError> {
+        let mut buffer = [0; wire::PAYLOAD_MAX];
+        loop {
+            // No more than belongs to one message, so that nothing is left over.
+            let wanted = self.parser.wants().min(buffer.len());
+            let room = buffer.get_mut(..wanted).unwrap_or(&mut []);
+            let got = if wait { self.stream.read(room) } else { self.receive_now(room) };
+            let len = match got {
+                Ok(0) => {
+                    return Err(HostError::new("read from the store", Errno::ECONNRESET as i32));
+                }
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if !wait && error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(HostError::from_io("read from the store", &error)),
+            };
+            let bytes = buffer.get(..len).unwrap_or(&[]);
+            self.parser.feed(bytes).map_err(|_| nonsense("an overlong message"))?;
+            if let Some(message) = self.parser.take() {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    fn receive_now(&self, room: &mut [u8]) -> std::io::Result<usize> {
+        Ok(recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?)
+    }
+
+    fn changed(&mut self) -> Result<Option<Changed>, HostError> {
+        if self.events.is_empty() {
+            if let Some(lost) = &self.lost {
+                return Err(lost.clone());
+            }
+            let got = match self.receive(false) {
+                Ok(None) => Ok(()),
+                Ok(Some(message)) if message.header.kind == Kind::WatchEvent.number() => {
+                    event(&message.payload).map(|event| self.events.push_back(event))
+                }
+                Ok(Some(_)) => Err(nonsense("a reply to no request")),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = got {
+                self.lost = Some(error);
+            }
+        }
+        let next = self.events.pop_front();
+        self.mark();
+        match (&self.lost, next) {
+            (Some(lost), None) => Err(lost.clone()),
+            (_, next) => Ok(next),
+        }
+    }
+
+    /// Makes `kept` readable if there is something to tell, and else not.
+    fn mark(&self) {
+        // Either fails only where the counter is that already, or full.
+        if self.events.is_empty() && self.lost.is_none() {
+            let _ = self.kept.read();
+        } else {
+            let _ = self.kept.write(1);
+        }
+    }
+}
+
+fn nonsense(what: &'static str) -> HostError {
+    HostError::new(format!("understand the store, which sent {what}"), Errno::EPROTO as i32)
+}
+
+fn text(bytes: &[u8]) -> Result<String, StoreError> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| nonsense("bytes that are no text").into())
+}
+
+fn event(payload: &[u8]) -> Result<Changed, HostError> {
+    let Some(([path, token], _)) = wire::strings(payload) else {
+        return Err(nonsense("an event that is cut short"));
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Changed { path: text(path), token: text(token) })
+}
+
+impl Store for Client {
+    fn read(&self, within: Transaction, path: &str) -> Result<Vec<u8>, StoreError> {
+        self.ask(Kind::Read, within, "read", path, &[path.as_bytes(), b"\0"])
+    }
+
+    fn write(&self, within: Transaction, path: &str, value: &[u8]) -> Result<(), StoreError> {
+        let parts = [path.as_bytes(), b"\0", value];
+        self.ask(Kind::Write, within, "write", path, &parts).map(drop)
+    }
+
+    fn list(&self, within: Transaction, path: &str) -> Result<Vec<String>, StoreError> {
+        let asked = self.ask(Kind::Directory, within, "list", path, &[path.as_bytes(), b"\0"]);
+        let names = match asked {
+            Err(StoreError::Refused { errno, .. }) if errno == Refusal::TooBig.errno() => {
+                self.list_parts(within, path)?
+            }
+            other => other?,
+        };
+        names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(text).collect()
+    }
+
+    fn remove(&self, within: Transaction, path: &str) -> Result<(), StoreError> {
+        match self.ask(Kind::Rm, within, "remove", path, &[path.as_bytes(), b"\0"]) {
+            Ok(_) | Err(StoreError::Missing(_)) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn permissions(&self, within: Transaction, path: &str) -> Result<Vec<Permission>, StoreError> {
+        let reply = self.ask(
+            Kind::GetPerms,
+            within,
+            "read permissions of",
+            path,
+            &[path.as_bytes(), b"\0"],
+        )?;
+        let texts = reply.split(|byte| *byte == 0).filter(|text| !text.is_empty());
+        texts
+            .map(|text| {
+                wire::parse_permission(text).ok_or_else(|| nonsense("an unknown permission").into())
+            })
+            .collect()
+    }
+
+    fn set_permissions(
+        &self,
+        within: Transaction,
+        path: &str,
+        permissions: &[Permission],
+    ) -> Result<(), StoreError> {
+        let mut payload = format!("{path}\0");
+        for permission in permissions {
+            payload.push_str(&wire::permission_string(permission));
+            payload.push('\0');
+        }
+        let operation = "set permissions of";
+        self.ask(Kind::SetPerms, within, operation, path, &[payload.as_bytes()]).map(drop)
+    }
+}
+
+impl Transactions for Client {
+    fn begin(&self) -> Result<Transaction, StoreError> {
+        let none = Transaction::NONE;
+        let reply =
+            self.ask(Kind::TransactionStart, none, "begin a transaction in", "/", &[b"\0"])?;
+        match wire::decimal(reply.strip_suffix(b"\0").unwrap_or(&reply)) {
+            Some(number) if number != 0 => Ok(Transaction(number)),
+            _ => Err(nonsense("a transaction without a number").into()),
+        }
+    }
+
+    fn end(&self, transaction: Transaction, commit: bool) -> Result<Ended, StoreError> {
+        let how: &[u8] = if commit { b"T\0" } else { b"F\0" };
+        match self.ask(Kind::TransactionEnd, transaction, "end a transaction in", "/", &[how]) {
+            Ok(_) => Ok(Ended::Committed),
+            Err(StoreError::Refused { errno, .. }) if errno == Refusal::Again.errno() => {
+                Ok(Ended::Conflict)
+            }
+            Err(other) => Err(other),
+        }
+    }
+}
+
+impl Watches for Client {
+    fn watch(&self, path: &str, token: &str) -> Result<(), StoreError> {
+        self.about_watch(Kind::Watch, "watch", path, token)
+    }
+
+    fn unwatch(&self, path: &str, token: &str) -> Result<(), StoreError> {
+        self.about_watch(Kind::Unwatch, "unwatch", path, token)
+    }
+
+    fn changed(&self) -> Result<Option<Changed>, StoreError> {
+        Ok(self.wire().changed()?)
+    }
+}
+
+impl Client {
+    fn about_watch(
+        &self,
+        kind: Kind,
+        operation: &'static str,
+        path: &str,
+        token: &str,
+    ) -> Result<(), StoreError> {
+        if token.contains('\0') {
+            let errno = Refusal::Invalid.errno();
+            return Err(StoreError::Refused { operation, path: path.into(), errno });
+        }
+        let parts = [path.as_bytes(), b"\0", token.as_bytes(), b"\0"];
+        self.ask(kind, Transaction::NONE, operation, path, &parts).map(drop)
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.either.0.as_fd()
+    }
+}
