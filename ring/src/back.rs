@@ -11,6 +11,7 @@
 //! Source: `BACK_RING_*`, `RING_REQUEST_PROD_OVERFLOW`, `RING_PUSH_RESPONSES_AND_CHECK_NOTIFY`,
 //! `RING_FINAL_CHECK_FOR_REQUESTS` in io/ring.h (RELEASE-4.17).
 
+use core::fmt;
 use core::marker::PhantomData;
 
 use crate::layout::Word;
@@ -19,7 +20,6 @@ use crate::shared::{Shared, Words};
 use crate::{Fault, Notify, Protocol, Recheck, ResponseSlot, RingIndex};
 
 /// The backend's role on a ring in `M` that speaks `P`.
-#[derive(Debug)]
 pub struct Back<P: Protocol, M> {
     shared: Shared<M>,
     /// Requests taken.
@@ -204,5 +204,16 @@ impl<P: Protocol, M: Words> Back<P, M> {
     #[must_use]
     pub fn into_memory(self) -> M {
         self.shared.into_memory()
+    }
+}
+
+impl<P: Protocol, M> fmt::Debug for Back<P, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Back")
+            .field("taken", &self.taken)
+            .field("seen", &self.seen)
+            .field("answered", &self.answered)
+            .field("published", &self.published)
+            .finish_non_exhaustive()
     }
 }

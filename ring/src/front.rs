@@ -8,6 +8,7 @@
 //! Source: `FRONT_RING_*`, `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY`,
 //! `RING_FINAL_CHECK_FOR_RESPONSES` in io/ring.h (RELEASE-4.17).
 
+use core::fmt;
 use core::marker::PhantomData;
 
 use crate::layout::{self, Word};
@@ -19,7 +20,6 @@ use crate::{Fault, Notify, Protocol, Recheck, RingIndex};
 const PRIVATE: usize = 16;
 
 /// The frontend's role on a ring in `M` that speaks `P`.
-#[derive(Debug)]
 pub struct Front<P: Protocol, M> {
     shared: Shared<M>,
     /// Requests pushed, of which those up to `published` are visible.
@@ -188,5 +188,16 @@ impl<P: Protocol, M: Words> Front<P, M> {
     #[must_use]
     pub fn into_memory(self) -> M {
         self.shared.into_memory()
+    }
+}
+
+impl<P: Protocol, M> fmt::Debug for Front<P, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front")
+            .field("pushed", &self.pushed)
+            .field("published", &self.published)
+            .field("taken", &self.taken)
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
     }
 }

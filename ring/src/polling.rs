@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! loop {
-//!     if took_something { polling.busy(now) }
+//!     if took_something { polling.busy() }
 //!     else if polling.look_again(now) { continue }
 //!     else if rearm is Quiet { sleep; polling.woken(now) }
 //! }
@@ -48,9 +48,9 @@ impl Polling {
         self.window
     }
 
-    /// There was work at `now`.
+    /// There was work.
     #[inline]
-    pub fn busy(&mut self, _now: u64) {
+    pub fn busy(&mut self) {
         self.idle_since = None;
     }
 
@@ -85,3 +85,6 @@ impl Default for Polling {
         Self::new(Self::DEFAULT_MOST)
     }
 }
+
+#[cfg(test)]
+mod tests;

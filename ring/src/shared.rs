@@ -119,7 +119,6 @@ impl<M: Memory> Words for M {
 }
 
 /// Memory that was found large enough for a ring, and how many slots it has.
-#[derive(Debug)]
 pub(crate) struct Shared<M> {
     memory: M,
     slots: u32,

@@ -84,3 +84,6 @@ impl<L: Layout> Protocol for Blkif<L> {
         response.encode(answer.as_mut());
     }
 }
+
+#[cfg(test)]
+mod tests;
