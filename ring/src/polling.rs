@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! loop {
-//!     if took_something { polling.busy() }
+//!     if took_something { polling.busy(now) }
 //!     else if polling.look_again(now) { continue }
 //!     else if rearm is Quiet { sleep; polling.woken(now) }
 //! }
@@ -48,10 +48,13 @@ impl Polling {
         self.window
     }
 
-    /// There was work.
+    /// There was work at `now`. Where it came late in the time to look, that is made longer: the
+    /// next gap may be a little longer too, and to sleep through it would cost more.
     #[inline]
-    pub fn busy(&mut self) {
-        self.idle_since = None;
+    pub fn busy(&mut self, now: u64) {
+        let Some(since) = self.idle_since.take() else { return };
+        let room = now.saturating_sub(since).saturating_mul(2).min(self.most);
+        self.window = self.window.max(room);
     }
 
     /// There was no work at `now`: whether to look again rather than to sleep.

@@ -15,7 +15,7 @@ fn wait(polling: &mut Polling, now: u64, gap: u64) -> (u64, u64) {
         }
         at += US;
     }
-    polling.busy();
+    polling.busy(now + gap);
     (now + gap, gap)
 }
 
@@ -33,6 +33,19 @@ fn short_gaps_are_looked_through_after_a_few() {
     assert_eq!(looked[0], 0);
     assert_eq!(looked[9], 50 * US);
     assert!(polling.window() <= Polling::DEFAULT_MOST);
+}
+
+#[test]
+fn a_gap_caught_late_makes_room_for_a_longer_one() {
+    let mut polling = Polling::default();
+    let mut now = 0;
+    for _ in 0..3 {
+        now = wait(&mut polling, now, 15 * US).0;
+    }
+    now = wait(&mut polling, now, 19 * US).0;
+    assert_eq!(polling.window(), 38 * US);
+    assert_eq!(wait(&mut polling, now, 30 * US).1, 30 * US);
+    assert_eq!(polling.window(), 60 * US);
 }
 
 #[test]
