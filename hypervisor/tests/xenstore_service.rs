@@ -1,5 +1,7 @@
 //! The client against the running server.
+#![cfg(feature = "std")]
 
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use hypervisor::store::{
 };
 use hypervisor::xenstore::Client;
 use hypervisor::xenstore::server::Service;
+use hypervisor::xenstore::wire::{self, Kind, Parser};
 use hypervisor::{DomId, EventPort};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -123,12 +126,16 @@ fn counting_in_transactions_loses_nothing() {
             let own = service.handle().client(DomId::ZERO).unwrap();
             scope.spawn(move || {
                 for _ in 0..50 {
-                    transact(&own, |within| {
-                        let text = own.read(within, "/count")?;
+                    // Without a bound on how often it is tried: who loses how often is luck.
+                    loop {
+                        let within = own.begin().unwrap();
+                        let text = own.read(within, "/count").unwrap();
                         let count: u32 = String::from_utf8(text).unwrap().parse().unwrap();
-                        own.write(within, "/count", (count + 1).to_string().as_bytes())
-                    })
-                    .unwrap();
+                        own.write(within, "/count", (count + 1).to_string().as_bytes()).unwrap();
+                        if own.end(within, true).unwrap() == Ended::Committed {
+                            break;
+                        }
+                    }
                 }
             });
         }
@@ -249,9 +256,87 @@ fn a_listening_store_takes_whoever_may_open_it() {
 fn a_store_that_talks_nonsense_is_lost_and_says_so() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let client = Client::from_stream(ours).unwrap();
-    std::io::Write::write_all(&mut &theirs, &[0xff; 64]).unwrap();
+    (&theirs).write_all(&[0xff; 64]).unwrap();
     let error = client.read(NONE, "/").unwrap_err();
     assert!(matches!(error, StoreError::Lost(_)), "{error}");
     assert!(readable(&client, Duration::ZERO));
     assert!(client.changed().is_err());
+}
+
+#[test]
+fn who_does_not_read_keeps_nobody_waiting_and_loses_nothing() {
+    let service = Service::spawn_private().unwrap();
+    let (slow, theirs) = UnixStream::pair().unwrap();
+    service.handle().add_connection(theirs, DomId::ZERO).unwrap();
+    let store = service.handle().client(DomId::ZERO).unwrap();
+    store.write(NONE, "/a", &[b'x'; 4000]).unwrap();
+
+    let read = wire::encode(Kind::Read, 1, 0, &[b"/a\0"]).unwrap();
+    slow.set_nonblocking(true).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut sent = 0;
+    // Until the store takes no more: it refuses for as long as it takes others to be served.
+    while Instant::now() < deadline {
+        match (&slow).write(&read.repeat(100)) {
+            Ok(len) => sent += len,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                let before = sent;
+                for _ in 0..50 {
+                    store.read(NONE, "/a").unwrap();
+                }
+                if let Ok(len) = (&slow).write(&read.repeat(100)) {
+                    sent += len;
+                }
+                if sent == before {
+                    break;
+                }
+            }
+        }
+    }
+    // The pipes between hold some hundred KiB; what the store itself holds is less.
+    assert!(sent < 16 << 20, "{sent} bytes were taken from one that reads nothing");
+    // What was cut in two is made whole while the replies are read.
+    let cut = sent % read.len();
+    slow.set_nonblocking(false).unwrap();
+    let whole = sent / read.len() + usize::from(cut > 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if cut > 0 {
+                (&slow).write_all(&read[cut..]).unwrap();
+            }
+        });
+        let mut parser = Parser::default();
+        let mut replies = 0;
+        let mut buffer = [0; 65536];
+        while replies < whole {
+            let len = (&slow).read(&mut buffer).unwrap();
+            assert!(len > 0, "cut off after {replies} of {whole}");
+            let mut rest = &buffer[..len];
+            while !rest.is_empty() {
+                rest = &rest[parser.feed(rest).unwrap()..];
+                if let Some(message) = parser.take() {
+                    assert_eq!(message.payload.len(), 4000);
+                    replies += 1;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn who_breaks_the_protocol_is_cut_off_alone() {
+    let service = Service::spawn_private().unwrap();
+    let store = service.handle().client(DomId::ZERO).unwrap();
+    for bytes in [&[0xff_u8; 64][..], &[0; 15]] {
+        let (bad, theirs) = UnixStream::pair().unwrap();
+        service.handle().add_connection(theirs, domain(1)).unwrap();
+        (&bad).write_all(bytes).unwrap();
+        bad.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut left = Vec::new();
+        // Being reset is as good an end as being closed.
+        let _ = (&bad).read_to_end(&mut left);
+        assert!(left.is_empty(), "{left:?}");
+    }
+    store.write(NONE, "/a", b"").unwrap();
 }

@@ -1,16 +1,16 @@
 //! One connection to a store: `xenstored`'s, or our [`server`](super::server)'s.
 //!
-//! A request is sent, and its reply awaited, under a lock, so that a client can be shared. Events that come in
-//! between are kept for [`Watches::changed`]. The client as a file descriptor is readable while any
+//! A request is sent, and its reply awaited, under a lock, so that a client can be shared. Events that
+//! come in between are kept for [`Watches::changed`]. The client as a file descriptor is readable while any
 //! are kept or anything has come in, so an event loop can wait for it whatever other threads ask
 //! meanwhile.
 //!
 //! The store is trusted, but what breaks the protocol ends the connection: from then on every call
 //! fails. Source: `docs/misc/xenstore.txt` (RELEASE-4.17).
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+mod exchange;
+
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,13 +18,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{MsgFlags, recv};
 
 use crate::store::{
     Changed, Ended, Permission, Store, StoreError, Transaction, Transactions, Watches,
 };
-use crate::xenstore::wire::{self, Kind, Message, Parser, Refusal};
+use crate::xenstore::wire::{self, Kind, Refusal};
 use crate::{DomId, EventPort, HostError};
+
+use exchange::{Wire, nonsense};
 
 /// A client of a store.
 #[derive(Debug)]
@@ -32,17 +33,6 @@ pub struct Client {
     wire: Mutex<Wire>,
     /// Readable while the socket or `kept` is.
     either: Epoll,
-}
-
-#[derive(Debug)]
-struct Wire {
-    stream: UnixStream,
-    parser: Parser,
-    events: VecDeque<Changed>,
-    /// Readable while there are `events`, or nothing will ever come any more.
-    kept: EventFd,
-    last_request: u32,
-    lost: Option<HostError>,
 }
 
 impl Client {
@@ -74,10 +64,7 @@ impl Client {
         let either = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
         either.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
         either.add(&kept, EpollEvent::new(EpollFlags::EPOLLIN, 1)).map_err(failed)?;
-        let parser = Parser::default();
-        let events = VecDeque::new();
-        let wire = Wire { stream, parser, events, kept, last_request: 0, lost: None };
-        Ok(Self { wire: Mutex::new(wire), either })
+        Ok(Self { wire: Mutex::new(Wire::new(stream, kept)), either })
     }
 
     /// Makes `path` and what is missing above it, with empty values. That it was there is no error.
@@ -219,137 +206,8 @@ impl Client {
     }
 }
 
-impl Wire {
-    fn exchange(
-        &mut self,
-        kind: Kind,
-        within: Transaction,
-        parts: &[&[u8]],
-    ) -> Result<Result<Vec<u8>, Refusal>, HostError> {
-        if let Some(lost) = &self.lost {
-            return Err(lost.clone());
-        }
-        self.last_request = self.last_request.wrapping_add(1);
-        let request = self.last_request;
-        let Ok(bytes) = wire::encode(kind, request, within.0, parts) else {
-            return Ok(Err(Refusal::TooBig));
-        };
-        let done = self.send(&bytes).and_then(|()| self.reply(kind, request));
-        if let Err(error) = &done {
-            self.lost = Some(error.clone());
-        }
-        self.mark();
-        done
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> Result<(), HostError> {
-        self.stream
-            .write_all(bytes)
-            .map_err(|error| HostError::from_io("write to the store", &error))
-    }
-
-    /// Waits for the reply to `request`; keeps what events come before it.
-    fn reply(&mut self, kind: Kind, request: u32) -> Result<Result<Vec<u8>, Refusal>, HostError> {
-        loop {
-            let Some(message) = self.receive(true)? else { continue };
-            if message.header.kind == Kind::WatchEvent.number() {
-                self.events.push_back(event(&message.payload)?);
-                continue;
-            }
-            if message.header.request != request {
-                return Err(nonsense("a reply to no request"));
-            }
-            if message.header.kind == Kind::Error.number() {
-                let name = message.payload.strip_suffix(b"\0").unwrap_or(&message.payload);
-                // An error whose name is not known still is one.
-                return Ok(Err(Refusal::from_name(name).unwrap_or(Refusal::Io)));
-            }
-            if message.header.kind != kind.number() {
-                return Err(nonsense("another kind of reply"));
-            }
-            return Ok(Ok(message.payload));
-        }
-    }
-
-    /// The next message, if one came in; waits for it if told to.
-    fn receive(&mut self, wait: bool) -> Result<Option<Message>, HostError> {
-        let mut buffer = [0; wire::PAYLOAD_MAX];
-        loop {
-            // No more than belongs to one message, so that nothing is left over.
-            let wanted = self.parser.wants().min(buffer.len());
-            let room = buffer.get_mut(..wanted).unwrap_or(&mut []);
-            let got = if wait { self.stream.read(room) } else { self.receive_now(room) };
-            let len = match got {
-                Ok(0) => {
-                    return Err(HostError::new("read from the store", Errno::ECONNRESET as i32));
-                }
-                Ok(len) => len,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if !wait && error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) => return Err(HostError::from_io("read from the store", &error)),
-            };
-            let bytes = buffer.get(..len).unwrap_or(&[]);
-            self.parser.feed(bytes).map_err(|_| nonsense("an overlong message"))?;
-            if let Some(message) = self.parser.take() {
-                return Ok(Some(message));
-            }
-        }
-    }
-
-    fn receive_now(&self, room: &mut [u8]) -> std::io::Result<usize> {
-        Ok(recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?)
-    }
-
-    fn changed(&mut self) -> Result<Option<Changed>, HostError> {
-        if self.events.is_empty() {
-            if let Some(lost) = &self.lost {
-                return Err(lost.clone());
-            }
-            let got = match self.receive(false) {
-                Ok(None) => Ok(()),
-                Ok(Some(message)) if message.header.kind == Kind::WatchEvent.number() => {
-                    event(&message.payload).map(|event| self.events.push_back(event))
-                }
-                Ok(Some(_)) => Err(nonsense("a reply to no request")),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = got {
-                self.lost = Some(error);
-            }
-        }
-        let next = self.events.pop_front();
-        self.mark();
-        match (&self.lost, next) {
-            (Some(lost), None) => Err(lost.clone()),
-            (_, next) => Ok(next),
-        }
-    }
-
-    /// Makes `kept` readable if there is something to tell, and else not.
-    fn mark(&self) {
-        // Either fails only where the counter is that already, or full.
-        if self.events.is_empty() && self.lost.is_none() {
-            let _ = self.kept.read();
-        } else {
-            let _ = self.kept.write(1);
-        }
-    }
-}
-
-fn nonsense(what: &'static str) -> HostError {
-    HostError::new(format!("understand the store, which sent {what}"), Errno::EPROTO as i32)
-}
-
 fn text(bytes: &[u8]) -> Result<String, StoreError> {
     String::from_utf8(bytes.to_vec()).map_err(|_| nonsense("bytes that are no text").into())
-}
-
-fn event(payload: &[u8]) -> Result<Changed, HostError> {
-    let Some(([path, token], _)) = wire::strings(payload) else {
-        return Err(nonsense("an event that is cut short"));
-    };
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Changed { path: text(path), token: text(token) })
 }
 
 impl Store for Client {

@@ -336,3 +336,6 @@ fn without(permissions: &Permissions, domain: DomId) -> Permissions {
     }
     kept.into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,10 @@ impl Operation<'_> {
         for (path, _) in &gone {
             self.place.change(path);
         }
-        Ok(gone_fired(self.place.tree(), gone))
+        match &self.place {
+            Place::Tree(tree) => Ok(gone_fired(tree, gone)),
+            Place::Within(_) => Ok(Vec::new()),
+        }
     }
 
     /// Replaces a node's permissions.
@@ -155,8 +158,9 @@ impl Operation<'_> {
         }
     }
 
-    fn fired(&mut self, path: &str, before: Option<Permissions>) -> Vec<Fired> {
-        let tree = self.place.tree();
+    /// What to tell at once of a change: nothing, in a transaction.
+    fn fired(&self, path: &str, before: Option<Permissions>) -> Vec<Fired> {
+        let Place::Tree(tree) = &self.place else { return Vec::new() };
         let permissions = |path| tree.get(path).map(|node| Arc::clone(&node.permissions));
         let parent = path::parent(path).and_then(permissions);
         let seen_by = permissions(path).into_iter().chain(before).chain(parent).collect();
