@@ -1,0 +1,90 @@
+//! Makes the guest's bytes reachable: mapped for good, mapped for the request, or copied.
+//!
+//! Before: `throttle`. After: `submit`. Counterpart: `release`. The path sees [`GuestMemory`] only;
+//! [`Grants`] is what stands behind it where guests grant pages.
+//!
+//! Trust: references are the peer's and any of them may be refused; the request is then answered
+//! with an error and nothing of it stays mapped. Sources: io/blkif.h notes 7 and 8, grant_table.h
+//! (RELEASE-4.17). Units: bytes within a page.
+
+pub mod bounce;
+pub mod cache;
+pub mod grants;
+pub mod hold;
+
+use hypervisor::GrantRef;
+use hypervisor::memory::{MapFailed, Memory};
+
+pub use grants::Grants;
+pub use hold::{Hold, InFlight, Reached};
+
+use crate::segments::{Body, Segment};
+
+/// Which way a request's bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the medium to the guest.
+    ToGuest,
+    /// From the guest to the medium.
+    FromGuest,
+}
+
+/// Why a request's bytes are not reachable.
+#[derive(Debug)]
+pub enum Unreached {
+    /// There is no room for them before other requests are done.
+    Later,
+    /// They cannot be had.
+    Failed(MapFailed),
+}
+
+impl From<MapFailed> for Unreached {
+    fn from(failed: MapFailed) -> Self {
+        Self::Failed(failed)
+    }
+}
+
+/// How a queue gets at its guest's bytes.
+pub trait GuestMemory {
+    /// What keeps bytes reachable.
+    type Hold: Memory;
+
+    /// Copies the first bytes of a page that describes a request out of the guest, once.
+    ///
+    /// # Errors
+    ///
+    /// The page cannot be had.
+    fn fetch(&mut self, page: GrantRef, into: &mut [u8]) -> Result<(), MapFailed>;
+
+    /// Makes `segments` reachable, in their order.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unreached`]. What was added to `into` before stays there, to be released.
+    fn reach(
+        &mut self,
+        segments: &[Segment],
+        way: Way,
+        into: &mut Reached<Self::Hold>,
+    ) -> Result<(), Unreached>;
+
+    /// Copies what goes from the guest to the medium, where it is to be copied. A request for which
+    /// that fails has its [`Body::failed`] set.
+    fn copy_in<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold>>)
+    where
+        Self::Hold: 'a;
+
+    /// Copies what came from the medium to the guest, likewise.
+    fn copy_out<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold>>)
+    where
+        Self::Hold: 'a;
+
+    /// Takes the holds back.
+    fn release(&mut self, from: &mut Reached<Self::Hold>);
+
+    /// Called now and then while the guest asks for nothing: gives up what was not used since.
+    fn idle(&mut self);
+
+    /// Pages that are kept reachable between requests.
+    fn kept(&self) -> usize;
+}

@@ -1,0 +1,4 @@
+//! Choices that the data path is given and does not make.
+
+pub mod acquire;
+pub mod polling;

@@ -1,0 +1,169 @@
+//! From the ring to the engine's door: takes requests, and lets those through that may begin.
+
+use hypervisor::PeerFault;
+use ring::wire::blkif::Response;
+
+use super::{BATCH, Command, Queue};
+use crate::acquire::{GuestMemory, Unreached, Way};
+use crate::durability::free;
+use crate::receive::{RawRequest, Requests};
+use crate::request::{Job, Ready, Request};
+use crate::segments::Body;
+use crate::validate::{Action, Refusal};
+use crate::{engine::Engine, request::InFlight, respond};
+
+use std::sync::atomic::Ordering;
+
+impl<R, G, E, C> Queue<R, G, E, C>
+where
+    R: Requests,
+    G: GuestMemory,
+    E: Engine<InFlight<G::Hold>>,
+{
+    /// Fills `staged` with what may begin at `now`: first what was held back, then what is on the
+    /// ring. Says whether there was anything, and whether the guest broke the ring's rules.
+    #[inline]
+    pub(super) fn admit(&mut self, command: Command, now: u64) -> (bool, Option<PeerFault>) {
+        if command == Command::Stop || self.submit.is_backed_up() {
+            return (false, None);
+        }
+        let mut worked = self.admit_held(command, now);
+        if command != Command::Run {
+            return (worked, None);
+        }
+        // Refused requests count as well, so that nonsense is no more work than sense.
+        for _ in self.staged.len()..BATCH {
+            match self.requests.take() {
+                Ok(Some(raw)) => self.take(raw, now),
+                Ok(None) => break,
+                Err(fault) => return (worked, Some(fault)),
+            }
+            worked = true;
+            self.listener.found();
+        }
+        (worked, None)
+    }
+
+    fn admit_held(&mut self, command: Command, now: u64) -> bool {
+        self.held_until = None;
+        let mut worked = false;
+        while self.staged.len() < BATCH
+            && let Some(mut request) = self.held.pop_front()
+        {
+            request.paid |= command == Command::Drain;
+            if let Err(request) = self.pass(request, now) {
+                self.held.push_front(request);
+                break;
+            }
+            worked = true;
+        }
+        worked
+    }
+
+    /// Checks a request that was just taken, and lets it through or holds it back.
+    #[inline]
+    fn take(&mut self, raw: RawRequest<R::Slot>, now: u64) {
+        let RawRequest { asked, slot } = raw;
+        let mut body = self.bodies.take();
+        let sectors = self.serving.sectors.load(Ordering::Relaxed);
+        let checked = match self.gather.gather(&asked, &mut self.memory) {
+            Ok(gathered) => self
+                .serving
+                .rules
+                .check(&gathered, sectors, &mut body.segments)
+                .map(|checked| (gathered.operation, checked))
+                .map_err(|refusal| (gathered.operation, refusal)),
+            Err(refusal) => Err((asked.operation, refusal)),
+        };
+        let (operation, checked) = match checked {
+            Ok(checked) => checked,
+            Err((operation, refusal)) => {
+                self.bodies.put(body);
+                self.stats.refuse(refusal);
+                let response = Response { id: asked.id, operation, status: refusal.status() };
+                self.requests.answer(slot, &response);
+                self.unpublished = true;
+                return;
+            }
+        };
+        let job = Job::new(slot, asked.id, operation, checked, now);
+        let request = Request { job, body, paid: false };
+        if self.held.is_empty() || free(request.job.action, request.job.len > 0) {
+            if let Err(request) = self.pass(request, now) {
+                self.stats.held.add(1);
+                self.held.push_back(request);
+            }
+        } else {
+            self.stats.held.add(1);
+            self.held.push_back(request);
+        }
+    }
+
+    /// Lets a request through to `staged`, or answers it; gives back one that has to wait.
+    #[inline]
+    fn pass(
+        &mut self,
+        mut request: Request<R::Slot, G::Hold>,
+        now: u64,
+    ) -> Result<(), Request<R::Slot, G::Hold>> {
+        let Job { action, len, .. } = request.job;
+        let data = len > 0;
+        if !request.paid && !free(action, data) {
+            // What a discard names is not moved, so it costs an operation and no bytes.
+            let bytes = if matches!(action, Action::Discard { .. }) { 0 } else { len };
+            if let Err(later) = self.serving.limits.admit(bytes, now) {
+                self.held_until = Some(later);
+                return Err(request);
+            }
+            request.paid = true;
+        }
+        if !self.order.admit(action, data) {
+            return Err(request);
+        }
+        let way = if action == Action::Read { Way::ToGuest } else { Way::FromGuest };
+        let Body { segments, reached, .. } = &mut *request.body;
+        let reach = match segments.is_empty() {
+            true => Ok(()),
+            false => self.memory.reach(segments, way, reached),
+        };
+        match reach {
+            Ok(()) => {
+                let Request { job, body, .. } = request;
+                self.staged.push(Ready { job, body });
+                Ok(())
+            }
+            Err(unreached) => {
+                self.order.over(action, data);
+                self.memory.release(&mut request.body.reached);
+                match unreached {
+                    // Something has to be under way, or nobody would come back to this one.
+                    Unreached::Later
+                        if !(self.submit.table.is_empty() && self.staged.is_empty()) =>
+                    {
+                        return Err(request);
+                    }
+                    Unreached::Later => {
+                        self.refuse(request.job, request.body, Refusal::HostFailed);
+                    }
+                    Unreached::Failed(failed) => {
+                        self.refuse(request.job, request.body, failed.into());
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers a request that the medium has not seen.
+    pub(super) fn refuse(
+        &mut self,
+        job: Job<R::Slot>,
+        mut body: Box<Body<G::Hold>>,
+        refusal: Refusal,
+    ) {
+        self.memory.release(&mut body.reached);
+        self.bodies.put(body);
+        respond::refused(&mut self.requests, &self.stats, job, refusal);
+        self.unpublished = true;
+    }
+}

@@ -1,0 +1,351 @@
+//! One queue: the loop that drives the stages, on a thread of its own.
+//!
+//! ```text
+//!        +-> take, gather, check, hold back, reach    (at most BATCH requests)
+//!        |   copy in, submit, kick the engine once
+//!        |   collect what is finished, begin next steps
+//!        |   copy out, release, answer, publish once, notify if the guest wants it
+//!        +-- again while there is something to do, and a while longer where that has paid
+//!            else: arm the ring's event, look once more, unmask the channel, sleep in the engine
+//! ```
+//!
+//! Whatever the guest does, one round does a bounded amount of work, nothing is allocated for
+//! a request, and what is held here is bounded by the ring's own slots.
+
+mod admit;
+mod control;
+mod start;
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hypervisor::event::Channel;
+use hypervisor::{HostError, PeerFault};
+use nix::time::{ClockId, clock_gettime};
+use ring::Polling;
+
+pub use control::{Command, Control, Ended, Serving};
+pub use start::{Handle, Parts, spawn};
+
+use crate::acquire::{GuestMemory, InFlight};
+use crate::complete::complete;
+use crate::durability::Order;
+use crate::engine::{Engine, Finished as Moved};
+use crate::notify::{Listener, notify};
+use crate::policy::polling::Waiting;
+use crate::receive::Requests;
+use crate::release::{Bodies, release};
+use crate::request::{Finished, Ready, Request};
+use crate::respond;
+use crate::segments::Gather;
+use crate::stats::Stats;
+use crate::submit::Submit;
+use crate::validate::Action;
+
+/// Requests that are begun in one round at most.
+const BATCH: usize = 64;
+
+/// How often an idle queue gives up what it keeps for the guest.
+const IDLE_NS: u64 = 10_000_000_000;
+
+/// Everything that serves one queue of one connection.
+pub struct Queue<R, G, E, C>
+where
+    R: Requests,
+    G: GuestMemory,
+{
+    requests: R,
+    memory: G,
+    engine: E,
+    channel: C,
+    serving: Arc<Serving>,
+    control: Arc<Control>,
+    stats: Arc<Stats>,
+
+    gather: Gather,
+    bodies: Bodies<G::Hold>,
+    order: Order,
+    /// What has to wait before it may begin, in order.
+    held: VecDeque<Request<R::Slot, G::Hold>>,
+    /// When the first of them is worth another try, where time is what it waits for.
+    held_until: Option<u64>,
+    staged: Vec<Ready<R::Slot, G::Hold>>,
+    submit: Submit<R::Slot, G::Hold>,
+    moved: Vec<Moved<InFlight<G::Hold>>>,
+    finished: Vec<Finished<R::Slot, G::Hold>>,
+    /// Answers were written that the guest was not shown.
+    unpublished: bool,
+
+    polling: Polling,
+    listener: Listener,
+    empty_looks: u32,
+    slept: bool,
+    last_work_ns: u64,
+}
+
+/// Why the loop ends before it was told to.
+enum Broken {
+    Peer(PeerFault),
+    Host(HostError),
+}
+
+impl From<PeerFault> for Broken {
+    fn from(fault: PeerFault) -> Self {
+        Self::Peer(fault)
+    }
+}
+
+impl From<HostError> for Broken {
+    fn from(error: HostError) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl<R, G, E, C> Queue<R, G, E, C>
+where
+    R: Requests,
+    G: GuestMemory,
+    E: Engine<InFlight<G::Hold>>,
+    C: Channel + AsFd,
+{
+    /// A queue that takes from `requests`, with the guest's bytes in `memory`, over `engine`.
+    /// Indirect requests may have `indirect` segments.
+    pub fn new(
+        (requests, memory, engine, channel): (R, G, E, C),
+        indirect: u16,
+        serving: Arc<Serving>,
+        control: Arc<Control>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        let slots = usize::try_from(requests.slots()).unwrap_or(BATCH);
+        Self {
+            gather: Gather::new(indirect),
+            bodies: Bodies::new(slots),
+            order: Order::default(),
+            held: VecDeque::with_capacity(slots),
+            held_until: None,
+            staged: Vec::with_capacity(BATCH),
+            submit: Submit::default(),
+            moved: Vec::with_capacity(slots),
+            finished: Vec::with_capacity(slots),
+            unpublished: false,
+            polling: serving.waiting.polling(),
+            listener: Listener::default(),
+            empty_looks: 0,
+            slept: false,
+            last_work_ns: now_ns(),
+            requests,
+            memory,
+            engine,
+            channel,
+            serving,
+            control,
+            stats,
+        }
+    }
+
+    /// Serves until told otherwise, or until something breaks.
+    pub fn run(mut self) -> Ended {
+        let ended = match self.serve() {
+            Ok(ended) => ended,
+            Err(Broken::Peer(fault)) => Ended::Fault(fault),
+            Err(Broken::Host(error)) => Ended::Failed(error),
+        };
+        self.end(&ended);
+        ended
+    }
+
+    fn serve(&mut self) -> Result<Ended, Broken> {
+        loop {
+            let command = self.control.command();
+            let now = now_ns();
+            let worked = self.round(command, now)?;
+            match command {
+                Command::Drain if self.is_empty() => return Ok(Ended::Drained),
+                Command::Stop => return Ok(Ended::Stopped),
+                _ => {}
+            }
+            if worked {
+                self.worked(now);
+            } else if command == Command::Run && self.polling.look_again(now) {
+                self.look_later();
+            } else {
+                self.sleep(command, now)?;
+            }
+        }
+    }
+
+    /// Once through all stages. Says whether there was something to do.
+    #[inline]
+    fn round(&mut self, command: Command, now: u64) -> Result<bool, Broken> {
+        self.submit.retry(&mut self.engine);
+        // A fault is acted on after what came before it was served.
+        let (began, fault) = self.admit(command, now);
+        if began {
+            let mut staged = std::mem::take(&mut self.staged);
+            let from_guest = staged.iter_mut().filter(|ready| ready.job.action != Action::Read);
+            self.memory.copy_in(from_guest.map(|ready| &mut *ready.body));
+            for ready in staged.drain(..) {
+                match ready.body.failed.clone() {
+                    None => self.submit.begin(&mut self.engine, ready),
+                    Some(failed) => {
+                        let Ready { job, body } = ready;
+                        self.order.over(job.action, job.len > 0);
+                        self.refuse(job, body, failed.into());
+                    }
+                }
+            }
+            self.staged = staged;
+            self.engine.kick()?;
+        }
+        let ended = self.collect(now)?;
+        if self.unpublished {
+            self.unpublished = false;
+            let wanted = self.requests.publish();
+            notify(&self.channel, wanted, &self.stats)?;
+        }
+        match fault {
+            Some(fault) => Err(fault.into()),
+            None => Ok(began || ended),
+        }
+    }
+
+    /// Takes what the engine has finished as far as its answers.
+    #[inline]
+    fn collect(&mut self, now: u64) -> Result<bool, Broken> {
+        self.engine.finished(&mut self.moved)?;
+        if self.moved.is_empty() {
+            return Ok(false);
+        }
+        for moved in self.moved.drain(..) {
+            let standing = &self.serving.standing;
+            let done = complete(moved, &mut self.submit, &mut self.engine, standing);
+            self.finished.extend(done);
+        }
+        release(&mut self.memory, &mut self.finished);
+        for done in self.finished.drain(..) {
+            let refusal = respond::copy_failed(&done);
+            let Finished { job, body, result } = done;
+            self.bodies.put(body);
+            self.order.over(job.action, job.len > 0);
+            match refusal {
+                Some(refusal) => respond::refused(&mut self.requests, &self.stats, job, refusal),
+                None => respond::finished(&mut self.requests, &self.stats, job, result, now),
+            }
+            self.unpublished = true;
+        }
+        Ok(true)
+    }
+
+    fn worked(&mut self, now: u64) {
+        self.polling.busy(now);
+        self.empty_looks = 0;
+        self.last_work_ns = now;
+        self.stats.turns.add(1);
+        if !std::mem::take(&mut self.slept) {
+            self.stats.polls_paid.add(1);
+        }
+        self.count_now();
+    }
+
+    fn count_now(&self) {
+        let flying = self.submit.table.len().saturating_add(self.held.len());
+        self.stats.in_flight.set(u64::try_from(flying).unwrap_or(u64::MAX));
+        self.stats.mapped_pages.set(u64::try_from(self.memory.kept()).unwrap_or(u64::MAX));
+        let (taken, answered) = self.requests.indexes();
+        self.stats.taken.set(u64::from(taken));
+        self.stats.answered.set(u64::from(answered));
+    }
+
+    fn look_later(&mut self) {
+        self.empty_looks = self.empty_looks.wrapping_add(1);
+        if self.empty_looks.is_multiple_of(Waiting::LOOKS_PER_YIELD) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Sleeps until there is something to do, or to look at.
+    fn sleep(&mut self, command: Command, now: u64) -> Result<(), Broken> {
+        let mut until = self.held_until;
+        let mut sooner = |at: u64| until = Some(until.map_or(at, |until| until.min(at)));
+        if self.memory.kept() > 0 {
+            let tired = self.last_work_ns.saturating_add(IDLE_NS);
+            if tired <= now {
+                self.memory.idle();
+                self.last_work_ns = now;
+                self.count_now();
+            }
+            sooner(self.last_work_ns.saturating_add(IDLE_NS));
+        }
+        if command == Command::Run && !self.submit.is_backed_up() {
+            if self.requests.rearm()?.is_more() {
+                return Ok(());
+            }
+            match self.listener.pause(&self.stats) {
+                Some(ns) => sooner(now.saturating_add(ns)),
+                None => self.channel.unmask(),
+            }
+        }
+        self.stats.sleeps.add(1);
+        self.slept = true;
+        let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(now)));
+        let woken = {
+            let watched = [self.channel.as_fd(), self.control.fd()];
+            self.engine.wait(&watched, timeout)?
+        };
+        if woken.watched {
+            self.control.heard();
+            if self.channel.take() {
+                self.listener.rang(&self.stats);
+            }
+        }
+        self.polling.woken(now_ns());
+        Ok(())
+    }
+
+    /// Whether everything that was taken is answered.
+    fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.submit.table.is_empty()
+    }
+
+    /// Gives everything up that is left. The engine goes first: it waits for what the medium is doing
+    /// with the guest's pages, and only then may the guest be told anything about them.
+    fn end(self, ended: &Ended) {
+        let Self { mut requests, engine, channel, stats, mut submit, moved, .. } = self;
+        submit.clear_backlog();
+        drop((engine, moved));
+        let held = self.held.into_iter().map(|request| request.job);
+        let staged = self.staged.into_iter().map(|ready| ready.job);
+        let finished = self.finished.into_iter().map(|done| done.job);
+        let pending = submit.table.drain().map(|pending| pending.job);
+        for job in held.chain(staged).chain(finished).chain(pending) {
+            match ended {
+                Ended::Failed(_) => {
+                    let result = Err(libc::EIO);
+                    respond::finished(&mut requests, &stats, job, result, now_ns());
+                }
+                _ => requests.abandon(job.slot),
+            }
+        }
+        if matches!(ended, Ended::Failed(_)) {
+            // Where not even that can be done, the device's end tells the guest.
+            let _ = notify(&channel, requests.publish(), &stats);
+        }
+        stats.in_flight.set(0);
+        stats.mapped_pages.set(0);
+    }
+}
+
+/// When it is, in nanoseconds of a clock that all queues share and that never goes back.
+#[inline]
+fn now_ns() -> u64 {
+    // Cannot fail for this clock.
+    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
+    let nanos = u64::try_from(now.tv_nsec()).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}

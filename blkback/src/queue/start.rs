@@ -1,0 +1,155 @@
+//! Puts a queue together on a thread of its own.
+
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use hypervisor::event::Channel;
+use hypervisor::memory::{Memory, Using};
+use hypervisor::{DomId, HostError};
+use ring::wire::blkif::{Layout as RingLayout, Native, X86_32, X86_64};
+
+use super::{Command, Control, Ended, Queue, Serving};
+use crate::acquire::{Grants, Hold, InFlight};
+use crate::connect::{Features, Layout, Link};
+use crate::engine::Engine;
+use crate::policy::acquire::Reach;
+use crate::receive::XenRing;
+use crate::stats::Stats;
+
+/// What a queue of a Xen ring is made of.
+#[derive(Debug)]
+pub struct Parts<U: Using, C> {
+    /// The thread's name.
+    pub name: String,
+    /// Whose requests these are.
+    pub peer: DomId,
+    /// How they are laid out.
+    pub layout: Layout,
+    /// What was negotiated.
+    pub features: Features,
+    /// The ring and its channel.
+    pub link: Link<U::Mapping, C>,
+    /// Who we are to the hypervisor.
+    pub domain: U,
+    /// What the device's queues have in common.
+    pub serving: Arc<Serving>,
+    /// Where to count.
+    pub stats: Arc<Stats>,
+}
+
+/// A queue that was started.
+#[derive(Debug)]
+pub struct Handle {
+    control: Arc<Control>,
+    stats: Arc<Stats>,
+    thread: JoinHandle<Ended>,
+}
+
+impl Handle {
+    /// Tells it what to do from now on.
+    pub fn tell(&self, command: Command) {
+        self.control.tell(command);
+    }
+
+    /// Makes it look at what was changed in [`Serving`].
+    pub fn wake(&self) {
+        self.control.wake();
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
+    /// Whether it has ended by itself or as told.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end. Tell it to drain or to stop first.
+    #[must_use]
+    pub fn join(self) -> Ended {
+        self.thread.join().unwrap_or_else(|_| Ended::Failed(panicked()))
+    }
+}
+
+fn panicked() -> HostError {
+    HostError::new("serve a queue: its thread panicked", libc::EIO)
+}
+
+/// Starts a queue. `engine` is called on the queue's thread, since an engine may belong to the
+/// thread that makes it; `at_end` is called there last of all, when ring, grants and engine are
+/// given up.
+///
+/// # Errors
+///
+/// There is no descriptor or thread to be had. That the ring or the engine cannot be had ends the
+/// queue, and is told as every other end.
+pub fn spawn<U, C, E, F>(
+    parts: Parts<U, C>,
+    engine: F,
+    at_end: impl FnOnce(&Ended) + Send + 'static,
+) -> Result<Handle, HostError>
+where
+    U: Using + Send + 'static,
+    C: Channel + AsFd + Send + 'static,
+    E: Engine<InFlight<Hold<U::Mapping>>>,
+    F: FnOnce() -> Result<E, HostError> + Send + 'static,
+{
+    let control = Control::new()?;
+    let stats = Arc::clone(&parts.stats);
+    let theirs = Arc::clone(&control);
+    let thread = std::thread::Builder::new()
+        .name(parts.name.clone())
+        .spawn(move || {
+            // A panic is a defect of ours, but one device's: whoever waits for this end must be told
+            // of it, and the other devices go on.
+            let serve = AssertUnwindSafe(|| serve(parts, theirs, engine));
+            let ended = catch_unwind(serve).unwrap_or_else(|_| Ended::Failed(panicked()));
+            at_end(&ended);
+            ended
+        })
+        .map_err(|error| HostError::from_io("start a queue's thread", &error))?;
+    Ok(Handle { control, stats, thread })
+}
+
+fn serve<U, C, E, F>(parts: Parts<U, C>, control: Arc<Control>, engine: F) -> Ended
+where
+    U: Using,
+    C: Channel + AsFd,
+    E: Engine<InFlight<Hold<U::Mapping>>>,
+    F: FnOnce() -> Result<E, HostError>,
+{
+    let engine = match engine() {
+        Ok(engine) => engine,
+        Err(error) => return Ended::Failed(error),
+    };
+    match parts.layout {
+        Layout::X86_32 => over::<X86_32, _, _, _>(parts, control, engine),
+        Layout::X86_64 => over::<X86_64, _, _, _>(parts, control, engine),
+        Layout::Native => over::<Native, _, _, _>(parts, control, engine),
+    }
+}
+
+fn over<L, U, C, E>(parts: Parts<U, C>, control: Arc<Control>, engine: E) -> Ended
+where
+    L: RingLayout,
+    U: Using,
+    U::Mapping: Memory,
+    C: Channel + AsFd,
+    E: Engine<InFlight<Hold<U::Mapping>>>,
+{
+    let Parts { peer, features, link, domain, serving, stats, .. } = parts;
+    let requests = match XenRing::<L, _>::attach(link.ring, peer) {
+        Ok(requests) => requests,
+        Err(fault) => return Ended::Fault(fault),
+    };
+    let how = serving.reach.unwrap_or(Reach::for_frontend(features.persistent));
+    let memory = Grants::new(domain, peer, how);
+    let parts = (requests, memory, engine, link.channel);
+    Queue::new(parts, features.indirect_segments, serving, control, stats).run()
+}
