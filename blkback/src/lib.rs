@@ -12,6 +12,7 @@
 
 // How a frontend and this backend come together.
 pub mod connect;
+pub mod device;
 pub mod vdev;
 
 // The path of a request.

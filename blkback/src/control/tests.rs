@@ -132,7 +132,7 @@ fn a_dead_daemons_socket_is_replaced_and_a_live_ones_is_not() {
     drop(server);
     // As a killed daemon leaves it.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    assert_eq!(socket::find(folder.path()).unwrap(), [path.clone()]);
+    assert_eq!(socket::find(folder.path()).unwrap(), std::slice::from_ref(&path));
     assert_eq!(socket::path_for(folder.path(), std::path::Path::new("/images/x.img")), path);
     let again = Server::start(&path, Arc::new(Echo)).unwrap();
     assert!(Client::connect(again.path()).unwrap().ask(&Request::List).unwrap().is_ok());

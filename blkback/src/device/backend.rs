@@ -1,0 +1,236 @@
+//! The backend's end of one device.
+//!
+//! [`Backend::settle`] looks at the store, does what [`lifecycle`] says, and looks
+//! again until there is nothing to do. A frontend that breaks the protocol loses its connection:
+//! the reason is written to `error`, kept for whoever asks, and counted, and it must begin anew
+//! before it is served again.
+
+use std::collections::BTreeMap;
+
+use hypervisor::store::{Transaction, Transactions};
+use hypervisor::xenbus::{End, Pair, Published, Seat, State};
+use hypervisor::{Error, HostError};
+
+use crate::connect::xenbus::{self, Offer};
+use crate::device::lifecycle::{self, Seen, Step};
+use crate::device::{Platform, Running, Service, Waker};
+
+/// The most steps between two waits. What a frontend changes meanwhile is told by its watch, so a
+/// frontend that changes without end gets this much of our time for each change.
+const STEPS: usize = 16;
+/// The most different faults that are counted by name.
+const FAULT_NAMES: usize = 64;
+/// `EPROTO`: the host's error where there is no better one.
+const EPROTO: i32 = 71;
+
+/// Faults and connections of a device, whoever its guests were.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// How often a frontend has connected.
+    pub connections: u64,
+    /// What ended the last connection that was ended for a reason.
+    pub fault: Option<String>,
+    /// How often frontends broke the protocol, by what they did.
+    pub faults: BTreeMap<String, u64>,
+}
+
+/// Whether a device is to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a device that is over must be let go"]
+pub enum Settled {
+    /// When something changes.
+    Waiting,
+    /// Never: it is over.
+    Over,
+}
+
+/// The backend's end of one device.
+pub struct Backend<H: Platform, V: Service<H>> {
+    seat: Seat,
+    offer: Offer,
+    waker: Waker,
+    running: Option<V::Running>,
+    barred: bool,
+    /// What has happened so far.
+    pub history: History,
+}
+
+impl<H: Platform, V: Service<H>> Backend<H, V> {
+    /// The backend's end of `pair`, which offers `offer`.
+    #[must_use]
+    pub fn new(pair: &Pair, offer: Offer, waker: Waker, history: History) -> Self {
+        let seat = pair.seat(End::Back);
+        Self { seat, offer, waker, running: None, barred: false, history }
+    }
+
+    /// What serves the frontend now, if one is connected.
+    pub fn running(&self) -> Option<&V::Running> {
+        self.running.as_ref()
+    }
+
+    /// Our state and the frontend's, as the store has them.
+    ///
+    /// # Errors
+    ///
+    /// The store is gone.
+    pub fn states<S: Transactions + ?Sized>(&self, store: &S) -> Result<(State, State), Error> {
+        Ok((self.seat.own_state(store, Transaction::NONE)?, self.seat.peer_state(store)?))
+    }
+
+    /// Does all that there is to do.
+    ///
+    /// # Errors
+    ///
+    /// The store is gone. What the frontend did wrong is no error here.
+    pub fn settle<S>(&mut self, domain: &H, store: &S, service: &V) -> Result<Settled, Error>
+    where
+        S: Transactions + ?Sized,
+    {
+        for _ in 0..STEPS {
+            if let Some(error) = self.running.as_mut().and_then(Running::failed) {
+                self.give_up(store, &error)?;
+            }
+            let (own, peer) = self.states(store)?;
+            if matches!(peer, State::Unknown | State::Initialising | State::Closed) {
+                self.barred = false;
+            }
+            let online = self.online(store)?;
+            let attached = self.running.is_some();
+            let seen = Seen { own, peer, online, attached, barred: self.barred };
+            let step = lifecycle::next(seen);
+            tracing::debug!(?seen, ?step, device = self.seat.own, "step");
+            match step {
+                Step::Wait => return Ok(Settled::Waiting),
+                Step::Leave => return Ok(Settled::Over),
+                Step::Detach => self.detach(),
+                // Whether our directory is gone, or the toolstack has said something else
+                // meanwhile, is seen on the next round.
+                Step::Offer => drop(xenbus::offer(&self.seat, store, &self.offer)?),
+                Step::Closing => drop(self.seat.publish(store, &[], State::Closing)?),
+                Step::Closed => drop(self.seat.publish(store, &[], State::Closed)?),
+                Step::Connect => {
+                    if let Err(error) = self.connect(domain, store, service) {
+                        self.give_up(store, &error)?;
+                    }
+                }
+            }
+        }
+        // Come back, after others had their turn.
+        self.waker.wake();
+        Ok(Settled::Waiting)
+    }
+
+    /// Tells the frontend that the disk has another size.
+    ///
+    /// # Errors
+    ///
+    /// The store is gone.
+    pub fn announce<S>(&self, store: &S, service: &V) -> Result<(), Error>
+    where
+        S: Transactions + ?Sized,
+    {
+        if self.running.is_some()
+            && self.seat.own_state(store, Transaction::NONE)? == State::Connected
+        {
+            // Gone or closing, the frontend has no use for it.
+            let _ = xenbus::describe(&self.seat, store, &self.offer, &service.disk())?;
+        }
+        Ok(())
+    }
+
+    /// Finishes and answers what is under way, and lets the rings go.
+    pub fn detach(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.finish();
+        }
+    }
+
+    /// Says Closed, whatever the frontend thinks of it.
+    ///
+    /// # Errors
+    ///
+    /// The store is gone.
+    pub fn close<S: Transactions + ?Sized>(&mut self, store: &S) -> Result<(), Error> {
+        self.detach();
+        // Gone is closed as well.
+        let _ = self.seat.publish(store, &[], State::Closed)?;
+        Ok(())
+    }
+
+    fn connect<S>(&mut self, domain: &H, store: &S, service: &V) -> Result<(), Error>
+    where
+        S: Transactions + ?Sized,
+    {
+        let transport = xenbus::read(&self.seat, store, &self.offer)?;
+        let connection = xenbus::connect(&self.seat, domain, &transport)?;
+        let queues = transport.queues.len();
+        let running = service.start(connection, self.waker.clone())?;
+        let described = xenbus::describe(&self.seat, store, &self.offer, &service.disk());
+        match described {
+            Ok(Published::Done) => {
+                self.running = Some(running);
+                self.history.connections = self.history.connections.saturating_add(1);
+                tracing::info!(domain = %self.seat.peer, queues, layout = ?transport.layout,
+                    persistent = transport.persistent, "connected");
+                Ok(())
+            }
+            // The toolstack took the device away in this moment: the next look sees that.
+            Ok(_) => {
+                running.finish();
+                Ok(())
+            }
+            Err(error) => {
+                running.finish();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Ends the connection for a reason, and says so.
+    fn give_up<S>(&mut self, store: &S, error: &Error) -> Result<(), Error>
+    where
+        S: Transactions + ?Sized,
+    {
+        self.detach();
+        self.barred = true;
+        if let Error::Peer(fault) = error {
+            self.count(&fault.what);
+        }
+        tracing::warn!(domain = %self.seat.peer, "connection ended: {error}");
+        self.history.fault = Some(error.to_string());
+        self.seat.complain(store, &error.to_string())?;
+        let _ = self.seat.publish(store, &[], State::Closed)?;
+        Ok(())
+    }
+
+    fn count(&mut self, what: &str) {
+        let faults = &mut self.history.faults;
+        if faults.len() < FAULT_NAMES || faults.contains_key(what) {
+            let times = faults.entry(what.to_owned()).or_default();
+            *times = times.saturating_add(1);
+        }
+    }
+
+    /// Whether the toolstack means the device to stay. What is not said is meant so.
+    fn online<S: Transactions + ?Sized>(&self, store: &S) -> Result<bool, Error> {
+        use hypervisor::store::StoreError;
+        match store.read(Transaction::NONE, &format!("{}/online", self.seat.own)) {
+            Ok(value) => Ok(value != b"0"),
+            Err(StoreError::Missing(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl<H: Platform, V: Service<H>> Drop for Backend<H, V> {
+    fn drop(&mut self) {
+        // Never leave a queue's thread behind.
+        self.detach();
+    }
+}
+
+/// What a queue's thread that panicked or vanished is reported as.
+#[must_use]
+pub fn vanished(what: &str) -> Error {
+    HostError::new(format!("{what} ended unexpectedly"), EPROTO).into()
+}

@@ -1,0 +1,208 @@
+//! What a backend does next, from what it sees.
+//!
+//! A pure function: the store is read anew after each change, since watches coalesce and frontends
+//! skip states, and nothing is concluded from how things came to be so.
+//!
+//! ```text
+//!   Initialising --offer--> InitWait --connect--> Connected --------> Closing --> Closed
+//!                              ^                      |  frontend's      frontend's |
+//!                              |                      |  5 or ours       6, or gone |
+//!                              +----- frontend 1 -----+                             |
+//!                              +------------ frontend 1, while online --------------+
+//! ```
+//!
+//! Source: state diagram of `io/blkif.h`, RELEASE-4.17.
+
+use hypervisor::xenbus::State;
+
+/// What is seen of a device at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Our state, as the store has it.
+    pub own: State,
+    /// The frontend's.
+    pub peer: State,
+    /// Whether the device is to stay when the frontend closes it.
+    pub online: bool,
+    /// Whether we hold rings of the frontend's.
+    pub attached: bool,
+    /// Whether the frontend broke the protocol and has not begun anew since.
+    pub barred: bool,
+}
+
+/// What to do about it. Afterwards it is worth looking again, except after [`Step::Wait`] and
+/// [`Step::Leave`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, until something changes.
+    Wait,
+    /// Publish what we can do, and InitWait.
+    Offer,
+    /// Read the frontend's keys, take its rings, and publish Connected.
+    Connect,
+    /// Finish and answer what is under way, and let the rings go.
+    Detach,
+    /// Say Closing: the frontend is closing.
+    Closing,
+    /// Say Closed: nothing of the frontend's is held.
+    Closed,
+    /// There is nothing left to do at this device.
+    Leave,
+}
+
+/// The next step.
+#[must_use]
+pub fn next(seen: Seen) -> Step {
+    use State::{
+        Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured,
+        Reconfiguring, Unknown,
+    };
+    let Seen { own, peer, online, attached, barred } = seen;
+    match (own, peer) {
+        // The toolstack removed our directory, or set our state back, while rings are held.
+        (Unknown | Closed | Initialising | InitWait, _) if attached => Step::Detach,
+        (Unknown, _) => Step::Leave,
+
+        // The frontend is gone or down: it neither sends nor awaits anything any more.
+        (_, Unknown | Closed) if attached => Step::Detach,
+        // It began anew without having closed.
+        (_, Initialising | InitWait) if attached => Step::Detach,
+        // It wants what is under way finished, and then to close.
+        (Connected, Closing) => Step::Closing,
+        (_, Closing) if attached => Step::Wait,
+        (InitWait | Initialised | Initialising, Closing) => Step::Closing,
+
+        // Somebody asks us to leave: the frontend does the next step, or is not there to do it.
+        (Closing, _) if attached => Step::Wait,
+        (Closing, _) => Step::Closed,
+
+        (Connected | Initialised | Reconfiguring | Reconfigured, _) if attached => Step::Wait,
+
+        (Closed, _) if !online => Step::Leave,
+        (Closed, Initialising | InitWait) => Step::Offer,
+        (Closed, Initialised) if !barred => Step::Offer,
+        (Closed, _) => Step::Wait,
+
+        (_, Unknown) => Step::Closed,
+        (_, Closed) => Step::Closed,
+        (Initialising, _) => Step::Offer,
+        (InitWait, Initialised | Connected) if !attached => Step::Connect,
+        (InitWait, _) => Step::Wait,
+        // The store says that we are connected and we are not: we were restarted.
+        (Connected | Initialised | Reconfiguring | Reconfigured, _) => Step::Offer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::State::{Closed, Closing, Connected, InitWait, Initialised, Initialising, Unknown};
+    use super::*;
+
+    fn at(own: State, peer: State, online: bool, attached: bool) -> Step {
+        next(Seen { own, peer, online, attached, barred: false })
+    }
+
+    /// Does what the steps say until there is nothing to do.
+    fn settle(own: &mut State, peer: State, online: bool, attached: &mut bool) -> Vec<Step> {
+        let mut done = Vec::new();
+        loop {
+            let step = at(*own, peer, online, *attached);
+            done.push(step);
+            match step {
+                Step::Wait | Step::Leave => return done,
+                Step::Offer => *own = InitWait,
+                Step::Connect => (*own, *attached) = (Connected, true),
+                Step::Detach => *attached = false,
+                Step::Closing => *own = Closing,
+                Step::Closed => *own = Closed,
+            }
+            assert!(done.len() < 8, "never settles: {done:?}");
+        }
+    }
+
+    #[test]
+    fn connect_close_and_connect_again() {
+        let (mut own, mut attached) = (Initialising, false);
+        for _ in 0..3 {
+            for (peer, then) in [
+                (Initialising, InitWait),
+                (Initialised, Connected),
+                (Connected, Connected),
+                (Closing, Closing),
+                (Closed, Closed),
+            ] {
+                settle(&mut own, peer, true, &mut attached);
+                assert_eq!(own, then, "frontend {peer}");
+                assert_eq!(attached, matches!(own, Connected | Closing));
+            }
+        }
+    }
+
+    #[test]
+    fn skipped_states_end_in_the_same_place() {
+        for peer in [Initialised, Connected] {
+            let (mut own, mut attached) = (Initialising, false);
+            settle(&mut own, peer, true, &mut attached);
+            assert_eq!((own, attached), (Connected, true));
+        }
+        // Closed and begun anew before we looked.
+        let (mut own, mut attached) = (Connected, true);
+        let steps = settle(&mut own, Initialising, true, &mut attached);
+        assert_eq!(steps, [Step::Detach, Step::Offer, Step::Wait]);
+        assert_eq!(own, InitWait);
+    }
+
+    #[test]
+    fn who_broke_the_protocol_has_to_begin_anew() {
+        let barred =
+            |peer| next(Seen { own: Closed, peer, online: true, attached: false, barred: true });
+        for peer in [Initialised, Connected, Closing, Closed, Unknown] {
+            assert_eq!(barred(peer), Step::Wait, "{peer}");
+        }
+        assert_eq!(barred(Initialising), Step::Offer);
+    }
+
+    #[test]
+    fn a_restarted_backend_asks_for_a_new_connection() {
+        for peer in [Initialising, Initialised, Connected] {
+            assert_eq!(at(Connected, peer, true, false), Step::Offer);
+        }
+    }
+
+    #[test]
+    fn a_removed_device_is_let_go() {
+        for peer in State::ALL {
+            assert_eq!(at(Unknown, peer, true, true), Step::Detach);
+            assert_eq!(at(Unknown, peer, true, false), Step::Leave);
+        }
+    }
+
+    #[test]
+    fn asked_to_leave_it_serves_until_the_frontend_lets_go() {
+        let (mut own, mut attached) = (Closing, true);
+        assert_eq!(settle(&mut own, Connected, false, &mut attached), [Step::Wait]);
+        assert_eq!(settle(&mut own, Closing, false, &mut attached), [Step::Wait]);
+        let steps = settle(&mut own, Closed, false, &mut attached);
+        assert_eq!(steps, [Step::Detach, Step::Closed, Step::Leave]);
+    }
+
+    #[test]
+    fn from_everywhere_it_settles_and_holds_no_dead_frontends_rings() {
+        for own in State::ALL {
+            for peer in State::ALL {
+                for online in [false, true] {
+                    for attached in [false, true] {
+                        let (mut own, mut attached) = (own, attached);
+                        settle(&mut own, peer, online, &mut attached);
+                        if matches!(peer, Unknown | Closed) || own == Unknown {
+                            assert!(!attached, "own {own}, peer {peer}");
+                        }
+                        if attached {
+                            assert!(!matches!(own, Closed | Unknown | InitWait | Initialising));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
