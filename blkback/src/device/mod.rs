@@ -23,6 +23,7 @@ pub mod backend;
 pub mod guest;
 pub mod lifecycle;
 pub mod mailbox;
+pub mod serve;
 pub mod toolstack;
 
 use hypervisor::Error;
@@ -35,6 +36,7 @@ use crate::connect::xenbus::Disk;
 pub use backend::Backend;
 pub use guest::{Guest, Wanted};
 pub use mailbox::{Mailbox, Waker};
+pub use serve::{Board, Ended, Message, Plan, Serving};
 
 /// All that a backend needs of its domain besides the store.
 pub trait Platform: Using + Events {}
@@ -48,6 +50,14 @@ pub trait Service<H: Platform> {
 
     /// What the disk is like now.
     fn disk(&self) -> Disk;
+
+    /// Takes `size` bytes as the disk's new size, or without one that which the image has now, and
+    /// answers it. Requests are measured by it from then on.
+    ///
+    /// # Errors
+    ///
+    /// The image cannot have that size.
+    fn resize(&self, size: Option<u64>) -> Result<u64, Error>;
 
     /// Begins to serve `connection`. `waker` is to be woken when [`Running::failed`] has something
     /// to say.
