@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{IoUring, opcode, squeue};
 
 use crate::buffers::Buffers;
 use crate::files::{FileId, Files, PLACES};
@@ -193,7 +193,7 @@ impl<T: Buffers> Ring<T> {
     }
 
     /// Hands everything that was begun to the kernel and sleeps until something has completed, a
-    /// watched descriptor has become readable, or `timeout` has passed; sometimes wakes early.
+    /// watched descriptor is readable, or `timeout` has passed; sometimes wakes early.
     ///
     /// # Errors
     ///
@@ -203,6 +203,9 @@ impl<T: Buffers> Ring<T> {
         let something = !self.io.completion().is_empty() || self.watches.any_ready();
         if something || timeout.is_some_and(|timeout| timeout.is_zero()) {
             return self.kick();
+        }
+        while let Some((id, entry)) = self.watches.arm() {
+            self.push(entry.user_data(watch_data(id)));
         }
         let submitter = self.io.submitter();
         passing(match timeout {
@@ -223,7 +226,7 @@ impl<T: Buffers> Ring<T> {
         asks || !self.io.completion().is_empty()
     }
 
-    /// Has the ring report when `descriptor` becomes readable. The ring keeps it alive until
+    /// Has [`wait`](Self::wait) end when `descriptor` is readable. The ring keeps it alive until
     /// [`unwatch`](Self::unwatch) or its own end.
     ///
     /// # Errors
@@ -231,9 +234,7 @@ impl<T: Buffers> Ring<T> {
     /// The table of files is full (`ENFILE`), or the kernel will not have it.
     pub fn watch(&mut self, descriptor: BorrowedFd<'_>) -> io::Result<WatchId> {
         let file = self.add_file(descriptor)?;
-        let id = self.watches.add(file);
-        self.arm(id);
-        Ok(id)
+        Ok(self.watches.add(file))
     }
 
     /// Reports on it no longer, and lets go of it.
@@ -249,15 +250,9 @@ impl<T: Buffers> Ring<T> {
         self.remove_file(file)
     }
 
-    /// Whether a watched descriptor has become readable since this was last asked.
+    /// Whether a watched descriptor was readable in a wait since this was last asked.
     pub fn take_ready(&mut self, id: WatchId) -> bool {
         self.watches.take_ready(id)
-    }
-
-    fn arm(&mut self, id: WatchId) {
-        if let Some(entry) = self.watches.entry(id) {
-            self.push(entry.user_data(watch_data(id)));
-        }
     }
 
     fn push(&mut self, entry: squeue::Entry) {
@@ -293,13 +288,7 @@ impl<T: Buffers> Ring<T> {
                     Some(Progress::Again(entry)) => backlog.push_back(entry),
                     None => {}
                 },
-                WATCH => {
-                    let more = cqueue::more(entry.flags());
-                    let again = watches.progress(number, entry.result(), more);
-                    if let Some((id, entry)) = again.and_then(|id| Some((id, watches.entry(id)?))) {
-                        backlog.push_back(entry.user_data(watch_data(id)));
-                    }
-                }
+                WATCH => watches.progress(number, entry.result()),
                 _ => {}
             }
         }

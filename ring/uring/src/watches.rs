@@ -1,8 +1,8 @@
-//! Descriptors whose becoming readable the ring reports.
+//! Descriptors whose being readable ends a wait.
 //!
-//! Each has one multishot poll with the kernel, which ends when the kernel has no room for its
-//! completions; it is then armed again, and arming reports at once what became readable
-//! meanwhile, so nothing is missed.
+//! Each is polled once for each wait that finds it unpolled, in the same system call that waits. So a
+//! descriptor that is left unread is reported again, which an edge-triggered poll would not do, and
+//! one that becomes readable over and over while nobody waits costs nothing.
 
 use io_uring::{opcode, squeue};
 
@@ -15,6 +15,8 @@ pub struct WatchId(u32);
 struct Watch {
     id: WatchId,
     file: FileId,
+    /// The kernel has a poll of it.
+    armed: bool,
     ready: bool,
 }
 
@@ -35,7 +37,7 @@ impl Watches {
         let id = WatchId(self.next);
         // Never the number of one that is being cancelled, whose last completion is yet to come.
         self.next = self.next.wrapping_add(1);
-        self.watches.push(Watch { id, file, ready: false });
+        self.watches.push(Watch { id, file, armed: false, ready: false });
         id
     }
 
@@ -44,23 +46,25 @@ impl Watches {
         Some(self.watches.swap_remove(at).file)
     }
 
-    /// What arms the watch.
-    pub(crate) fn entry(&self, id: WatchId) -> Option<squeue::Entry> {
-        let watch = self.watches.iter().find(|watch| watch.id == id)?;
+    /// What arms a watch that is not armed, and its number. To be handed to the kernel.
+    pub(crate) fn arm(&mut self) -> Option<(WatchId, squeue::Entry)> {
+        let watch = self.watches.iter_mut().find(|watch| !watch.armed)?;
+        watch.armed = true;
         let events = u32::from(libc::POLLIN.unsigned_abs());
-        Some(opcode::PollAdd::new(watch.file.fixed(), events).multi(true).build())
+        Some((watch.id, opcode::PollAdd::new(watch.file.fixed(), events).build()))
     }
 
-    /// Takes in what the kernel says of watch `number`; whether it must be armed again.
-    pub(crate) fn progress(&mut self, number: u32, result: i32, more: bool) -> Option<WatchId> {
-        let watch = self.watches.iter_mut().find(|watch| watch.id.0 == number)?;
+    /// Takes in what the kernel says of watch `number`.
+    pub(crate) fn progress(&mut self, number: u32, result: i32) {
+        let Some(watch) = self.watches.iter_mut().find(|watch| watch.id.0 == number) else {
+            return;
+        };
+        watch.armed = false;
         // Whatever the kernel says, it is worth a look.
         watch.ready = true;
         if result < 0 && result.saturating_neg() != libc::ECANCELED {
             self.failed = Some(result.saturating_neg());
-            return None;
         }
-        (!more).then_some(watch.id)
     }
 
     pub(crate) fn take_ready(&mut self, id: WatchId) -> bool {
