@@ -28,6 +28,9 @@ pub mod release;
 pub mod respond;
 pub mod notify;
 
+// What lies behind the engines.
+pub mod image;
+
 // What holds the stages together.
 pub mod durability;
 pub mod policy;

@@ -4,13 +4,29 @@
 //! stay alive while it is under way, and gives that back with the result. It never looks at the
 //! ring and knows nothing of guests.
 //!
+//! [`uring`] is the usual one; [`blocking`] stands in where io_uring is refused; [`null`] and
+//! [`memory`] are for measuring what is in front of them. [`Any`] is whichever was chosen for a
+//! [`Medium`].
+//!
 //! Before: `submit`. After: `complete`. Units: bytes.
+
+mod any;
+pub mod blocking;
+mod held;
+pub mod memory;
+pub mod null;
+mod offload;
+mod pieces;
+mod sleep;
+pub mod uring;
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use ::uring::Buffers;
 use hypervisor::HostError;
-use uring::Buffers;
+
+pub use any::{Any, Choice, Medium};
 
 /// What is to be done at `offset` bytes into the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +106,7 @@ pub trait Engine<T: Buffers> {
 
     /// Begins what was taken on and sleeps until an operation finishes, one of `watched` becomes
     /// readable, or `timeout` has passed. The same few descriptors are given every time, in the
-    /// same order, so an engine may register them once.
+    /// same order, so an engine may register them once. One that is left unread is reported again.
     ///
     /// # Errors
     ///
@@ -103,4 +119,10 @@ pub trait Engine<T: Buffers> {
 
     /// Operations taken on and not yet given back.
     fn under_way(&self) -> usize;
+
+    /// Makes `slot` stand for `len` bytes from `base` on, or with a length of zero for nothing, so
+    /// that pieces may name it ([`Piece::fixed`](::uring::Piece::fixed)). What is unmapped is to be
+    /// taken out first. Answers whether the engine gains by it; where it does not, `fixed` is to
+    /// stay `None`.
+    fn register(&mut self, slot: u16, base: *mut u8, len: usize) -> bool;
 }

@@ -1,0 +1,287 @@
+//! An image through io_uring.
+//!
+//! All that a queue takes on between two kicks goes to the kernel in one call; completions and the
+//! guest's event come back by the same ring. Only what io_uring would hand to a worker for nothing,
+//! copies to and from a file that lies in memory ([`Transfers::Resident`]), is done on this thread
+//! at once: the worker's wake-up costs several times the copy.
+//!
+//! A flush goes to a worker of the kernel, as `fdatasync` has no asynchronous form; the queue goes on
+//! meanwhile. Nothing here orders it with writes under way: whoever submits does.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::uring::{Buffers, Completed, FileId, Operation as Asked, Ring, Unavailable, WatchId};
+use hypervisor::HostError;
+
+use crate::engine::blocking::{file_of, flush, transfer, whole};
+use crate::engine::held::Held;
+use crate::engine::offload::Offload;
+use crate::engine::pieces::{self, Way};
+use crate::engine::{Engine, Finished, Operation, Woken};
+use crate::image::{Kind, Media, Transfers};
+
+/// Registered buffers that a queue may have.
+const FIXED: u16 = 1024;
+
+/// Why there is no such engine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoUring {
+    /// This machine has no io_uring for us; [`Blocking`](crate::engine::blocking::Blocking) works.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// Something else failed, which would fail there too.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// One queue's way to an image by io_uring. It belongs to the thread that made it.
+pub struct Uring<T: Buffers> {
+    ring: Ring<Held<T>>,
+    file: FileId,
+    media: Arc<Media>,
+    queue: u16,
+    depth: usize,
+    watched: Vec<(RawFd, WatchId)>,
+    /// Done on this thread.
+    done: Vec<Finished<T>>,
+    /// Taken from the ring and not settled yet; kept for its allocation.
+    completed: Vec<Completed<Held<T>>>,
+    offload: Option<(Offload<Held<T>>, WatchId)>,
+    /// `None` until the table of registered buffers is first asked for.
+    fixed: Option<bool>,
+}
+
+impl<T: Buffers> Uring<T> {
+    /// Queue `queue` of `media`, for up to `depth` operations at a time, of this thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoUring`].
+    pub fn new(media: Arc<Media>, queue: u16, depth: u32) -> Result<Self, NoUring> {
+        let mut ring = Ring::new(depth)?;
+        let file = ring.add_file(file_of(&media, queue)?.as_fd()).map_err(|error| {
+            HostError::from_io("register the image with a ring of the kernel", &error)
+        })?;
+        Ok(Self {
+            ring,
+            file,
+            media,
+            queue,
+            depth: depth as usize,
+            watched: Vec::new(),
+            done: Vec::new(),
+            completed: Vec::new(),
+            offload: None,
+            fixed: None,
+        })
+    }
+
+    /// Does at once what would cost more to hand over; gives back what is not of that kind.
+    fn at_once(&mut self, operation: Operation, held: T) -> Option<T> {
+        let (Transfers::Resident, Some(file)) =
+            (self.media.transfers(), self.media.file(self.queue))
+        else {
+            return Some(held);
+        };
+        let result = match operation {
+            Operation::Read { offset } => transfer(file, Way::Read, offset, &held),
+            Operation::Write { offset } => transfer(file, Way::Write, offset, &held),
+            Operation::Flush => flush(&self.media, file),
+            // Frees pages one by one, which for a large range takes long.
+            Operation::Discard { .. } => return Some(held),
+        };
+        self.done.push(Finished { held, result });
+        None
+    }
+
+    fn discard(&mut self, offset: u64, len: u64, secure: bool, held: T) -> Result<(), T> {
+        let file = self.file;
+        let asked = match (self.media.kind(), secure) {
+            (Kind::Block, false) => Asked::Discard { file, offset, len },
+            (Kind::Block, true) => {
+                self.hand_off(offset, len, true, Held::plain(held));
+                return Ok(());
+            }
+            // See `DiscardLimits::secure`.
+            (Kind::File, true) => {
+                self.done.push(Finished { held, result: Err(libc::EOPNOTSUPP) });
+                return Ok(());
+            }
+            (Kind::File, false) => {
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                Asked::Allocate { file, mode, offset, len }
+            }
+        };
+        self.ring.begin(asked, Held::plain(held)).map_err(Held::into_inner)
+    }
+
+    /// Has another thread discard.
+    fn hand_off(&mut self, offset: u64, len: u64, secure: bool, held: Held<T>) {
+        let refused = match self.offload() {
+            Ok(offload) => match offload.discard(offset, len, secure, held) {
+                Ok(()) => return,
+                Err(held) => (held, libc::EIO),
+            },
+            Err(error) => (held, error.errno),
+        };
+        let (held, errno) = refused;
+        self.done.push(Finished { held: held.into_inner(), result: Err(errno) });
+    }
+
+    fn offload(&mut self) -> Result<&mut Offload<Held<T>>, HostError> {
+        let offload = match self.offload.take() {
+            Some(both) => both,
+            None => {
+                let offload = Offload::new(file_of(&self.media, self.queue)?)?;
+                let watch = self
+                    .ring
+                    .watch(offload.event())
+                    .map_err(|error| HostError::from_io("watch for discards to be done", &error))?;
+                (offload, watch)
+            }
+        };
+        Ok(&mut self.offload.insert(offload).0)
+    }
+
+    /// Takes what has completed in the ring over into `done`.
+    fn settle(&mut self) -> Result<(), HostError> {
+        let mut completed = std::mem::take(&mut self.completed);
+        self.ring.completed(&mut completed).map_err(|error| broken(&error))?;
+        for Completed { held, operation, result } in completed.drain(..) {
+            let total = pieces::total(&held);
+            let finished = match operation {
+                Asked::Read { .. } => {
+                    let result = result.and_then(|moved| whole(moved, total));
+                    Finished { held: held.after(Way::Read, result.unwrap_or(0)), result }
+                }
+                Asked::Write { .. } => {
+                    let result = result.and_then(|moved| whole(moved, total));
+                    Finished { held: held.into_inner(), result }
+                }
+                Asked::Sync { .. } => {
+                    Finished { held: held.into_inner(), result: self.media.synced(result) }
+                }
+                // The kernel has no such command, or the device none without waiting: the ioctl
+                // does the same and has the last word.
+                Asked::Discard { offset, len, .. }
+                    if result.is_err_and(|errno| {
+                        [libc::EOPNOTSUPP, libc::ENOSYS, libc::EINVAL].contains(&errno)
+                    }) =>
+                {
+                    self.hand_off(offset, len, false, held);
+                    continue;
+                }
+                _ => Finished { held: held.into_inner(), result },
+            };
+            self.done.push(finished);
+        }
+        self.completed = completed;
+        if let Some((offload, watch)) = &mut self.offload {
+            if self.ring.take_ready(*watch) {
+                offload.lower();
+            }
+            while let Some((held, result)) = offload.done() {
+                self.done.push(Finished { held: held.into_inner(), result });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the ring watches exactly these descriptors.
+    fn watch(&mut self, watched: &[BorrowedFd<'_>]) -> Result<(), HostError> {
+        let same =
+            |((have, _), want): (&(RawFd, WatchId), &BorrowedFd<'_>)| *have == want.as_raw_fd();
+        if self.watched.len() == watched.len() && self.watched.iter().zip(watched).all(same) {
+            return Ok(());
+        }
+        for (_, watch) in self.watched.drain(..) {
+            self.ring.unwatch(watch).map_err(|error| broken(&error))?;
+        }
+        for descriptor in watched {
+            let watch = self.ring.watch(*descriptor).map_err(|error| broken(&error))?;
+            self.watched.push((descriptor.as_raw_fd(), watch));
+        }
+        Ok(())
+    }
+}
+
+fn broken(error: &std::io::Error) -> HostError {
+    HostError::from_io("use a ring of the kernel", error)
+}
+
+impl<T: Buffers> Engine<T> for Uring<T> {
+    fn submit(&mut self, operation: Operation, held: T) -> Result<(), T> {
+        if self.under_way() >= self.depth {
+            return Err(held);
+        }
+        let Some(held) = self.at_once(operation, held) else { return Ok(()) };
+        let file = self.file;
+        match operation {
+            Operation::Read { offset } => {
+                let held = Held::for_transfer(held, Way::Read, self.media.transfers())?;
+                self.ring.begin(Asked::Read { file, offset }, held).map_err(Held::into_inner)
+            }
+            Operation::Write { offset } => {
+                let held = Held::for_transfer(held, Way::Write, self.media.transfers())?;
+                self.ring.begin(Asked::Write { file, offset }, held).map_err(Held::into_inner)
+            }
+            Operation::Flush => match self.media.sync_failure() {
+                Some(errno) => {
+                    self.done.push(Finished { held, result: Err(errno) });
+                    Ok(())
+                }
+                None => self
+                    .ring
+                    .begin(Asked::Sync { file }, Held::plain(held))
+                    .map_err(Held::into_inner),
+            },
+            Operation::Discard { offset, len, secure } => self.discard(offset, len, secure, held),
+        }
+    }
+
+    fn kick(&mut self) -> Result<(), HostError> {
+        self.ring.kick().map_err(|error| broken(&error))
+    }
+
+    fn finished(&mut self, into: &mut Vec<Finished<T>>) -> Result<(), HostError> {
+        self.settle()?;
+        into.append(&mut self.done);
+        Ok(())
+    }
+
+    fn wait(
+        &mut self,
+        watched: &[BorrowedFd<'_>],
+        timeout: Option<Duration>,
+    ) -> Result<Woken, HostError> {
+        self.watch(watched)?;
+        if self.done.is_empty() {
+            self.ring.wait(timeout).map_err(|error| broken(&error))?;
+        } else {
+            self.kick()?;
+        }
+        self.settle()?;
+        let mut ready = false;
+        for (_, watch) in &self.watched {
+            ready |= self.ring.take_ready(*watch);
+        }
+        Ok(Woken::new(ready, !self.done.is_empty()))
+    }
+
+    fn under_way(&self) -> usize {
+        let elsewhere = self.offload.as_ref().map_or(0, |(offload, _)| offload.under_way());
+        self.ring.under_way().saturating_add(self.done.len()).saturating_add(elsewhere)
+    }
+
+    fn register(&mut self, slot: u16, base: *mut u8, len: usize) -> bool {
+        if self.media.transfers() == Transfers::Resident || slot >= FIXED {
+            return false;
+        }
+        let ring = &mut self.ring;
+        let have = *self.fixed.get_or_insert_with(|| ring.make_buffers(FIXED).is_ok());
+        have && ring.set_buffer(slot, base, len).is_ok()
+    }
+}

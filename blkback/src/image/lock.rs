@@ -1,0 +1,97 @@
+//! One writer, or any number of readers.
+//!
+//! `flock(2)` on the open file description that the image keeps as its claim, exclusive for writing
+//! and shared for reading: it ends with that description however the process ends, and no other
+//! descriptor of the same file that is closed takes it along. Block devices in addition are
+//! opened with `O_EXCL`, which also keeps mounts away.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use hypervisor::{ConfigError, Error, HostError};
+
+use crate::image::Kind;
+
+/// How often a busy block device is tried again: udev locks one for a moment to look at it.
+const BLOCK_TRIES: u32 = 20;
+
+/// Time between two tries.
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// Locks what `file` has open, for as long as it is open.
+pub(super) fn lock(file: &File, path: &Path, kind: Kind, read_only: bool) -> Result<(), Error> {
+    let mut tries = if kind == Kind::Block { BLOCK_TRIES } else { 1 };
+    loop {
+        let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
+        match locked {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => {
+                let doing = format!("lock the image {}", path.display());
+                return Err(HostError::from_io(doing, &error).into());
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+        tries = tries.saturating_sub(1);
+        if tries == 0 {
+            let problem = format!(
+                "in use by {}; stop that first{}",
+                holder(file).unwrap_or_else(|| "another program".into()),
+                if read_only { "" } else { ", or serve it from both with --readonly" },
+            );
+            return Err(ConfigError::new("image", path.display(), problem).into());
+        }
+        std::thread::sleep(BETWEEN);
+    }
+}
+
+/// Who holds a lock on what `file` has open, as far as the kernel tells.
+fn holder(file: &File) -> Option<String> {
+    let found = file.metadata().ok()?;
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let pid = holder_in(&locks, found.dev(), found.ino())?;
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(match name.trim() {
+        "" => format!("another program (pid {pid})"),
+        "blkback" => format!("another blkback (pid {pid})"),
+        name => format!("{name} (pid {pid})"),
+    })
+}
+
+/// The holder's process among the lines of `/proc/locks`, such as
+/// `1: FLOCK  ADVISORY  WRITE 4711 fd:01:131 0 EOF`.
+fn holder_in(locks: &str, device: u64, inode: u64) -> Option<i32> {
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let place = format!("{major:02x}:{minor:02x}:{inode}");
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        // A line with an arrow is somebody who waits.
+        if words.next()? != "FLOCK" {
+            return None;
+        }
+        let pid = words.nth(2)?.parse().ok()?;
+        (words.next()? == place).then_some(pid)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::holder_in;
+
+    #[test]
+    fn the_holder_is_found_among_others() {
+        let locks = "\
+            1: POSIX  ADVISORY  WRITE 11 fd:01:131 0 EOF\n\
+            2: FLOCK  ADVISORY  WRITE 12 fd:01:132 0 EOF\n\
+            2: -> FLOCK  ADVISORY  WRITE 13 fd:01:131 0 EOF\n\
+            3: FLOCK  ADVISORY  READ  14 fd:01:131 0 EOF\n\
+            4: OFDLCK ADVISORY  WRITE -1 00:1f:9 0 EOF\n\
+            nonsense\n";
+        let device = nix::sys::stat::makedev(0xfd, 1);
+        assert_eq!(holder_in(locks, device, 131), Some(14));
+        assert_eq!(holder_in(locks, device, 132), Some(12));
+        assert_eq!(holder_in(locks, device, 133), None);
+        assert_eq!(holder_in(locks, nix::sys::stat::makedev(0, 0x1f), 9), None);
+    }
+}
