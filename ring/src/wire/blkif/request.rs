@@ -180,15 +180,19 @@ impl Request {
         let id = u64::from_le_bytes(bytes_at(slot, L::ID));
         let sector = u64::from_le_bytes(bytes_at(slot, L::SECTOR));
         let handle = u16::from_le_bytes(bytes_at(slot, 2));
-        let transfer = || Transfer {
-            sector,
-            segments: Segments::decode(second, slot.get(L::BODY..).unwrap_or_default()),
-        };
+        if operation <= operation::FLUSH_DISKCACHE {
+            let segments = Segments::decode(second, slot.get(L::BODY..).unwrap_or_default());
+            let transfer = Transfer { sector, segments };
+            // One decoding for the four: the compiler then builds it in place.
+            let kind = match operation {
+                operation::READ => Kind::Read(transfer),
+                operation::WRITE => Kind::Write(transfer),
+                operation::WRITE_BARRIER => Kind::Barrier(transfer),
+                _ => Kind::Flush(transfer),
+            };
+            return Self { operation, id, handle, kind };
+        }
         let kind = match operation {
-            operation::READ => Kind::Read(transfer()),
-            operation::WRITE => Kind::Write(transfer()),
-            operation::WRITE_BARRIER => Kind::Barrier(transfer()),
-            operation::FLUSH_DISKCACHE => Kind::Flush(transfer()),
             operation::DISCARD => Kind::Discard(Discard {
                 sector,
                 sectors: u64::from_le_bytes(bytes_at(slot, L::BODY)),
