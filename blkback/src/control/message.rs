@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stats::Snapshot;
+
 /// The longest line either side takes, in bytes with its newline.
 pub const LONGEST_REQUEST: usize = 4096;
 /// The longest answer, in bytes with its newline.
@@ -64,6 +66,8 @@ pub struct Device {
     pub sector_size: u32,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether transfers go past the page cache.
+    pub direct: bool,
     /// What carries requests to the image.
     pub engine: String,
     /// The disk's name for the guest.
@@ -84,6 +88,8 @@ pub struct Device {
     pub fault: Option<String>,
     /// How often guests broke the protocol, by what they did.
     pub faults: BTreeMap<String, u64>,
+    /// Why flushes fail from now on, a positive `errno`: one failed before.
+    pub lost: Option<i32>,
     /// The limits that hold.
     pub limits: Limits,
 }
@@ -113,14 +119,30 @@ pub struct Ring {
     pub under_way: u32,
 }
 
+impl Ring {
+    /// Queue `queue`'s ring of `slots` slots, as `now` has it.
+    #[must_use]
+    pub fn new(queue: u32, slots: u32, now: &Snapshot) -> Self {
+        let index = |count: u64| u32::try_from(count & u64::from(u32::MAX)).unwrap_or_default();
+        let (taken, answered) = (index(now.taken), index(now.answered));
+        Self { queue, slots, taken, answered, under_way: taken.wrapping_sub(answered) }
+    }
+}
+
 /// What was counted since the guest connected.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Of each queue, by name.
-    pub queues: Vec<BTreeMap<String, u64>>,
+    /// Of each queue.
+    pub queues: Vec<Snapshot>,
     /// Of all of them together.
-    pub total: BTreeMap<String, u64>,
-    /// How long requests took, in microseconds, by name of the quantile (`p50`, `p99`, ...).
-    pub latency: BTreeMap<String, f64>,
+    pub total: Snapshot,
+}
+
+impl Counters {
+    /// Of `queues`, which together are `total`.
+    #[must_use]
+    pub const fn new(queues: Vec<Snapshot>, total: Snapshot) -> Self {
+        Self { queues, total }
+    }
 }

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use hypervisor::Error;
 use hypervisor::store::{Transaction, Transactions};
 use hypervisor::xenbus::{End, Pair, Published, Seat, State};
-use hypervisor::{Error, HostError};
 
 use crate::connect::xenbus::{self, Offer};
 use crate::device::lifecycle::{self, Seen, Step};
@@ -20,8 +20,6 @@ use crate::device::{Platform, Running, Service, Waker};
 const STEPS: usize = 16;
 /// The most different faults that are counted by name.
 const FAULT_NAMES: usize = 64;
-/// `EPROTO`: the host's error where there is no better one.
-const EPROTO: i32 = 71;
 
 /// Faults and connections of a device, whoever its guests were.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,9 +61,11 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         Self { seat, offer, waker, running: None, barred: false, history }
     }
 
-    /// What serves the frontend now, if one is connected.
-    pub fn running(&self) -> Option<&V::Running> {
-        self.running.as_ref()
+    /// Has what serves the frontend look at limits and sizes again.
+    pub fn wake(&self) {
+        if let Some(running) = &self.running {
+            running.wake();
+        }
     }
 
     /// Our state and the frontend's, as the store has them.
@@ -164,7 +164,7 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         let transport = xenbus::read(&self.seat, store, &self.offer)?;
         let connection = xenbus::connect(&self.seat, domain, &transport)?;
         let queues = transport.queues.len();
-        let running = service.start(connection, self.waker.clone())?;
+        let running = service.start(domain, connection, self.waker.clone())?;
         let described = xenbus::describe(&self.seat, store, &self.offer, &service.disk());
         match described {
             Ok(Published::Done) => {
@@ -227,10 +227,4 @@ impl<H: Platform, V: Service<H>> Drop for Backend<H, V> {
         // Never leave a queue's thread behind.
         self.detach();
     }
-}
-
-/// What a queue's thread that panicked or vanished is reported as.
-#[must_use]
-pub fn vanished(what: &str) -> Error {
-    HostError::new(format!("{what} ended unexpectedly"), EPROTO).into()
 }

@@ -20,9 +20,11 @@
 //! it does wrong ends its connection, is said in `error` beside the state, and is counted.
 
 pub mod backend;
+pub mod desk;
 pub mod guest;
 pub mod lifecycle;
 pub mod mailbox;
+pub mod queues;
 pub mod serve;
 pub mod toolstack;
 
@@ -34,8 +36,10 @@ use crate::connect::Connection;
 use crate::connect::xenbus::Disk;
 
 pub use backend::Backend;
+pub use desk::DeviceDesk;
 pub use guest::{Guest, Wanted};
 pub use mailbox::{Mailbox, Waker};
+pub use queues::{Disks, Policy};
 pub use serve::{Board, Ended, Message, Plan, Serving};
 
 /// All that a backend needs of its domain besides the store.
@@ -67,6 +71,7 @@ pub trait Service<H: Platform> {
     /// The frontend's fault, or the host cannot.
     fn start(
         &self,
+        domain: &H,
         connection: Connection<H::Mapping, H::Channel>,
         waker: Waker,
     ) -> Result<Self::Running, Error>;
@@ -76,6 +81,9 @@ pub trait Service<H: Platform> {
 pub trait Running {
     /// What ended the service of it before its time, if anything did.
     fn failed(&mut self) -> Option<Error>;
+
+    /// Looks at limits and sizes again.
+    fn wake(&self);
 
     /// Takes on nothing more, finishes what is under way, answers it, and lets the rings go.
     fn finish(self);

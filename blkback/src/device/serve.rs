@@ -52,6 +52,8 @@ pub enum Message {
         /// Where the new size goes, or why there is none.
         reply: SyncSender<Result<u64, String>>,
     },
+    /// Have the queues look at their limits again.
+    Wake,
     /// Take the disk away from the guest, and end.
     Leave {
         /// At once, whatever the guest is doing with it.
@@ -322,7 +324,8 @@ where
         served.backend.close(self.store)?;
         for directory in [&served.pair.front.directory, &served.pair.back.directory] {
             for key in ["state", "online"] {
-                self.store.unwatch(&format!("{directory}/{key}"), TOKEN)?;
+                // A watch that is no more needs no removing; a store that is no more shows soon.
+                let _ = self.store.unwatch(&format!("{directory}/{key}"), TOKEN);
             }
         }
         let _ = served.pair.remove(self.control, true)?;
@@ -344,6 +347,11 @@ where
                 }
                 // Who asked may have gone.
                 let _ = reply.try_send(resized);
+            }
+            Message::Wake => {
+                if let Some(served) = &self.served {
+                    served.backend.wake();
+                }
             }
             Message::Leave { force, reply } => {
                 self.replies.extend(reply);

@@ -1,0 +1,130 @@
+//! Answers what the control socket is asked.
+//!
+//! What can be read is read here; what changes the device goes to its own thread.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::control::message::{Device, Limits};
+use crate::control::{Desk, Request};
+use crate::device::mailbox::Slot;
+use crate::device::queues::Disks;
+use crate::device::serve::{Board, Message};
+use crate::engine::Medium;
+
+/// How long the device's thread may take: longer than a guest may take to let go of its disk.
+const PATIENCE: Duration = Duration::from_secs(50);
+
+/// A device's desk.
+pub struct DeviceDesk {
+    /// What is served.
+    pub disks: Arc<Disks>,
+    /// How it is with the guest.
+    pub board: Board,
+    /// The device's thread.
+    pub slot: Slot<Message>,
+    /// The image's path, or the engine's name.
+    pub image: String,
+    /// What carries requests to it.
+    pub engine: String,
+    /// The disk's name in the guest.
+    pub vdev: String,
+    /// What the guest is waited for by.
+    pub wanted: String,
+}
+
+impl Desk for DeviceDesk {
+    fn answer(&self, request: Request) -> Result<Value, String> {
+        match request {
+            Request::List => value(&self.device()),
+            Request::Rings => value(&self.disks.rings()),
+            Request::Counters => value(&self.disks.counters()),
+            Request::Resize { size } => value(&self.ask(|reply| Message::Resize { size, reply })?),
+            Request::Limits { iops, bytes } => self.limit(iops, bytes),
+            Request::Detach { force } => {
+                self.ask(|reply| Message::Leave { force, reply: Some(reply) })?;
+                Ok(Value::Null)
+            }
+        }
+    }
+}
+
+impl DeviceDesk {
+    fn device(&self) -> Device {
+        let status = self.board.read();
+        let geometry = self.disks.medium().geometry();
+        let (iops, bytes) = self.disks.limits().get();
+        Device {
+            pid: process::id(),
+            image: self.image.clone(),
+            size: geometry.size,
+            sector_size: geometry.sector_size,
+            read_only: geometry.read_only,
+            direct: geometry.direct,
+            engine: self.engine.clone(),
+            vdev: self.vdev.clone(),
+            guest: status.guest.as_ref().map_or_else(|| self.wanted.clone(), |g| g.name.clone()),
+            guest_id: status.guest.as_ref().map(|guest| guest.id.get()),
+            state: status.own.to_string(),
+            guest_state: status.peer.to_string(),
+            queues: u32::try_from(self.disks.queues()).unwrap_or(u32::MAX),
+            connections: status.history.connections,
+            fault: status.history.fault,
+            faults: status.history.faults,
+            lost: self.disks.lost(),
+            limits: Limits { iops, bytes },
+        }
+    }
+
+    fn limit(&self, iops: Option<u64>, bytes: Option<u64>) -> Result<Value, String> {
+        let limits = self.disks.limits();
+        if iops.is_some() || bytes.is_some() {
+            let (old_iops, old_bytes) = limits.get();
+            let some = |new: Option<u64>, old: Option<u64>| new.map_or(old, nonzero);
+            limits.set(some(iops, old_iops), some(bytes, old_bytes));
+            // A queue that sleeps until the old limit lets it go on is to look at the new one.
+            self.slot.put(Message::Wake).map_err(|_| gone())?;
+        }
+        let (iops, bytes) = limits.get();
+        value(&Limits { iops, bytes })
+    }
+
+    /// Has the device's thread do something, and waits for it.
+    fn ask(
+        &self,
+        message: impl FnOnce(SyncSender<Result<u64, String>>) -> Message,
+    ) -> Result<u64, String> {
+        let (reply, answer): (_, Receiver<Result<u64, String>>) = sync_channel(1);
+        self.slot.put(message(reply)).map_err(|_| gone())?;
+        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// A limit of 0 is none.
+#[must_use]
+pub fn nonzero(limit: u64) -> Option<u64> {
+    Some(limit).filter(|limit| *limit > 0)
+}
+
+/// What a medium is called where it has no path.
+#[must_use]
+pub fn name_of(medium: &Medium) -> &'static str {
+    match medium {
+        Medium::Image(..) => "image",
+        Medium::Memory(_) => "memory",
+        Medium::Null(_) => "null",
+    }
+}
+
+fn gone() -> String {
+    "the device did not answer: it is ending".to_owned()
+}
+
+fn value<T: Serialize>(thing: &T) -> Result<Value, String> {
+    serde_json::to_value(thing).map_err(|error| error.to_string())
+}

@@ -1,0 +1,294 @@
+//! What serves a connection: a thread for each queue, over one medium.
+//!
+//! The medium, its limits and whether its flushes can still be believed outlive connections; rings,
+//! threads and engines do not.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hypervisor::event::Channel;
+use hypervisor::memory::Memory;
+use hypervisor::{ConfigError, Error, PAGE_SIZE};
+
+use crate::connect::Connection;
+use crate::connect::xenbus::{Discard, Disk};
+use crate::control::message::{Counters, Ring};
+use crate::device::{Platform, Running, Service, Waker};
+use crate::engine::Medium;
+use crate::image::Image;
+use crate::policy::acquire::Reach;
+use crate::policy::polling::Waiting;
+use crate::queue::{self, Command, Ended, Handle, Parts, Serving};
+use crate::stats::{Snapshot, Stats};
+use crate::throttle::Limits;
+use crate::validate::Rules;
+
+/// Bytes in the units of the ring's sector numbers.
+const SECTOR: u64 = 512;
+/// Requests in a ring's first page, in every layout; each doubling of pages doubles them.
+const SLOTS_PER_PAGE: usize = 32;
+
+/// A medium and those who serve it.
+#[derive(Debug)]
+pub struct Disks {
+    medium: Medium,
+    image: Option<Image>,
+    serving: Arc<Serving>,
+    counted: Arc<Mutex<Counted>>,
+}
+
+/// What was and is counted.
+#[derive(Debug, Default)]
+struct Counted {
+    /// The connection that is served: of each queue its counters and its ring's slots.
+    now: Vec<(Arc<Stats>, u32)>,
+    /// All earlier ones together.
+    before: Snapshot,
+}
+
+/// How a medium is to be served.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Policy {
+    /// The most requests a second.
+    pub iops: Option<u64>,
+    /// The most bytes a second.
+    pub bytes: Option<u64>,
+    /// How queues wait for work.
+    pub waiting: Waiting,
+    /// How guest pages are reached; by the frontend's features where nothing is said.
+    pub reach: Option<Reach>,
+}
+
+impl Disks {
+    /// Serves `medium`, which is `image` where there is one, as `policy` says.
+    #[must_use]
+    pub fn new(medium: Medium, image: Option<Image>, policy: &Policy) -> Self {
+        let geometry = medium.geometry();
+        let rules = Rules {
+            sector_size: geometry.sector_size,
+            read_only: geometry.read_only,
+            discard: geometry.discard.is_some(),
+            secure_discard: geometry.discard.is_some_and(|discard| discard.secure),
+        };
+        let mut serving = Serving::new(rules, geometry.size / SECTOR);
+        serving.limits = Limits::new(policy.iops, policy.bytes);
+        serving.waiting = policy.waiting;
+        serving.reach = policy.reach;
+        Self { medium, image, serving: Arc::new(serving), counted: Arc::default() }
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn medium(&self) -> &Medium {
+        &self.medium
+    }
+
+    /// The limits that hold. Whoever changes them has the queues
+    /// [woken](Running::wake).
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.serving.limits
+    }
+
+    /// Why flushes cannot succeed any more, a positive `errno`.
+    #[must_use]
+    pub fn lost(&self) -> Option<i32> {
+        self.serving.standing.lost()
+    }
+
+    /// Everything counted, over all connections and queues.
+    #[must_use]
+    pub fn total(&self) -> Snapshot {
+        let counted = self.counted();
+        let mut total = counted.before.clone();
+        for (stats, _) in &counted.now {
+            total.merge(&stats.snapshot());
+        }
+        total
+    }
+
+    /// What was counted of the connection that is served, queue by queue.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let queues: Vec<Snapshot> =
+            self.counted().now.iter().map(|(stats, _)| stats.snapshot()).collect();
+        let mut total = Snapshot::default();
+        for queue in &queues {
+            total.merge(queue);
+        }
+        Counters::new(queues, total)
+    }
+
+    /// Where the rings' indexes are.
+    #[must_use]
+    pub fn rings(&self) -> Vec<Ring> {
+        let counted = self.counted();
+        let rings = counted.now.iter().zip(0..).map(|((stats, slots), queue)| {
+            let now = stats.snapshot();
+            Ring::new(queue, *slots, &now)
+        });
+        rings.collect()
+    }
+
+    /// Queues in use.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.counted().now.len()
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        lock(&self.counted)
+    }
+}
+
+fn lock(counted: &Mutex<Counted>) -> MutexGuard<'_, Counted> {
+    counted.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a frontend is told of a medium.
+fn described(medium: &Medium) -> Disk {
+    let geometry = medium.geometry();
+    // The size must be a multiple of the physical sector (io/blkif.h, `sectors`): an image that
+    // ends within one has no such sectors as far as a frontend can tell.
+    let fits = geometry.size.is_multiple_of(u64::from(geometry.physical_sector_size.max(1)));
+    let physical_sector_size =
+        if fits { geometry.physical_sector_size } else { geometry.sector_size };
+    Disk {
+        sectors: geometry.size / SECTOR,
+        sector_size: geometry.sector_size,
+        physical_sector_size,
+        read_only: geometry.read_only,
+        discard: geometry.discard.map(|discard| Discard {
+            granularity: discard.granularity,
+            alignment: discard.alignment,
+            secure: discard.secure,
+        }),
+    }
+}
+
+impl<H> Service<H> for Disks
+where
+    H: Platform + Clone + Send + 'static,
+    H::Mapping: Memory + Send + 'static,
+    H::Channel: Channel + AsFd + Send + 'static,
+{
+    type Running = Queues;
+
+    fn disk(&self) -> Disk {
+        described(&self.medium)
+    }
+
+    fn resize(&self, size: Option<u64>) -> Result<u64, Error> {
+        let Some(image) = &self.image else {
+            let have = self.medium.geometry().size;
+            return match size {
+                Some(size) if size != have => {
+                    let problem = "there is no image; only images are resized";
+                    Err(ConfigError::new("size", size, problem).into())
+                }
+                _ => Ok(have),
+            };
+        };
+        let size = image.resize(size)?;
+        self.serving.sectors.store(size / SECTOR, Ordering::SeqCst);
+        Ok(size)
+    }
+
+    fn start(
+        &self,
+        domain: &H,
+        connection: Connection<H::Mapping, H::Channel>,
+        waker: Waker,
+    ) -> Result<Queues, Error> {
+        let Connection { peer, layout, features, queues: links, .. } = connection;
+        let broken = Arc::new(Mutex::new(None));
+        let mut queues = Queues { handles: Vec::new(), broken, counted: Arc::clone(&self.counted) };
+        lock(&self.counted).now.clear();
+        for (link, queue) in links.into_iter().zip(0_u16..) {
+            let pages = link.ring.len() / PAGE_SIZE;
+            let slots = u32::try_from(pages.saturating_mul(SLOTS_PER_PAGE)).unwrap_or(u32::MAX);
+            let stats = Arc::new(Stats::default());
+            let parts = Parts {
+                name: format!("queue-{queue}"),
+                peer,
+                layout,
+                features,
+                link,
+                domain: domain.clone(),
+                serving: Arc::clone(&self.serving),
+                stats: Arc::clone(&stats),
+            };
+            let medium = self.medium.clone();
+            let (broken, waker) = (Arc::clone(&queues.broken), waker.clone());
+            // Those that were started end with `queues` where this one cannot be.
+            let handle = queue::spawn(
+                parts,
+                move || medium.engine(queue, slots),
+                move |ended| {
+                    if let Some(error) = reason(ended) {
+                        let mut first = broken.lock().unwrap_or_else(PoisonError::into_inner);
+                        first.get_or_insert(error);
+                        drop(first);
+                        waker.wake();
+                    }
+                },
+            )?;
+            queues.handles.push(handle);
+            lock(&self.counted).now.push((stats, slots));
+        }
+        Ok(queues)
+    }
+}
+
+/// Why a queue ended before it was told to.
+fn reason(ended: &Ended) -> Option<Error> {
+    match ended {
+        Ended::Fault(fault) => Some(fault.clone().into()),
+        Ended::Failed(error) => Some(error.clone().into()),
+        _ => None,
+    }
+}
+
+/// The queues of one connection. Dropping them ends them as [`Running::finish`] does.
+#[derive(Debug)]
+pub struct Queues {
+    handles: Vec<Handle>,
+    /// The first reason for which a queue ended by itself.
+    broken: Arc<Mutex<Option<Error>>>,
+    counted: Arc<Mutex<Counted>>,
+}
+
+impl Running for Queues {
+    fn failed(&mut self) -> Option<Error> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn wake(&self) {
+        for handle in &self.handles {
+            handle.wake();
+        }
+    }
+
+    fn finish(self) {
+        // All that there is to do is done at the end of the value's life.
+    }
+}
+
+impl Drop for Queues {
+    fn drop(&mut self) {
+        for handle in &self.handles {
+            handle.tell(Command::Drain);
+        }
+        for handle in self.handles.drain(..) {
+            // How it ended was told by the queue itself.
+            let _ = handle.join();
+        }
+        let mut counted = lock(&self.counted);
+        let Counted { now, before } = &mut *counted;
+        for (stats, _) in now.drain(..) {
+            before.merge(&stats.snapshot());
+        }
+    }
+}
