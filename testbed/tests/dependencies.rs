@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("domkit-blkfront", &["domkit-hypervisor", "domkit-ring"]),
     ("domkit-testbed", &["domkit-hypervisor", "domkit-ring"]),
     ("domkit-fio-engine", &["domkit-blkfront", "domkit-hypervisor"]),
-    ("domkit-quickstart", &["domkit-testbed"]),
+    ("domkit-quickstart", &["domkit-ring-uring", "domkit-testbed"]),
 ];
 
 #[derive(Deserialize)]
