@@ -174,13 +174,12 @@ impl Shared {
     }
 
     fn run(&self, listener: Option<&UnixListener>) {
+        let _ending = Ending(self);
         let mut pause = false;
         loop {
             let waiting = {
                 let mut state = self.state();
                 if state.stopping {
-                    // Who is connected sees its connection end.
-                    state.peers.clear();
                     return;
                 }
                 state.waiting()
@@ -215,6 +214,18 @@ impl Shared {
             };
             state.flush();
         }
+    }
+}
+
+/// Ends all connections when the loop ends, however it does: a client whose connection stayed open
+/// would wait for its reply for ever.
+struct Ending<'a>(&'a Shared);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.stopping = true;
+        state.peers.clear();
     }
 }
 
