@@ -134,7 +134,7 @@ fn a_slot_rewritten_while_it_is_taken_is_one_of_many_requests_and_no_more() {
         std::thread::spawn(move || {
             let mut byte = 0_u8;
             while !stop.load(Ordering::Relaxed) {
-                // As a peer would, past the checks; atomically, for it is in our process.
+                // Atomically, for it is in our process: a plain write would be a data race.
                 memory.copy_in(64, &[byte; 32 * 112]);
                 byte = byte.wrapping_add(1);
             }

@@ -5,6 +5,7 @@ mod pages;
 
 use std::collections::VecDeque;
 
+use hypervisor::memory::Memory;
 use pages::Pages;
 use proptest::prelude::*;
 use ring::wire::blkif::{Blkif, Layout, Native, Request, Response, Status, X86_32, X86_64};
@@ -43,6 +44,18 @@ fn a_request_goes_there_and_its_response_comes_back() {
     let response = front.take_response().unwrap().unwrap();
     assert_eq!(response, Response { id: 42, operation: 3, status: Status::OKAY });
     assert_eq!((back.outstanding(), front.outstanding(), front.free()), (0, 0, 32));
+}
+
+#[test]
+fn a_new_ring_shows_nothing_of_what_its_pages_held() {
+    let memory = Pages::new(1);
+    memory.fill(0, memory.len(), 0xA5).unwrap();
+    let _front = Front::<Blkif<X86_32>, _>::init_at(memory.clone(), RingIndex(8)).unwrap();
+    let mut ring = [0; 64 + 32 * 108];
+    memory.read_at(0, &mut ring).unwrap();
+    // `SHARED_RING_INIT` in io/ring.h, begun at 8.
+    assert_eq!(ring[..16], [8, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0]);
+    assert!(ring[16..].iter().all(|byte| *byte == 0));
 }
 
 #[test]
