@@ -81,10 +81,9 @@ pub(super) fn grow(
     size: u64,
     storage: &impl Storage,
 ) -> Result<(), Error> {
-    storage.set_len(file, size).and_then(|()| storage.sync_file(file)).map_err(|error| match error
-        .raw_os_error()
-    {
-        Some(libc::EFBIG | libc::EINVAL) => {
+    let grown = storage.set_len(file, size).and_then(|()| storage.sync_file(file));
+    grown.map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput => {
             let problem = format!("more than the file system of {} can hold", path.display());
             ConfigError::new("size", size, problem).into()
         }

@@ -14,15 +14,15 @@ use hypervisor::{ConfigError, Error, HostError};
 
 use crate::image::Kind;
 
-/// How often a busy block device is tried again: udev locks one for a moment to look at it.
-const BLOCK_TRIES: u32 = 20;
+/// How often a medium is tried again whose holder may be about to let go of it.
+pub(super) const TRIES: u32 = 20;
 
 /// Time between two tries.
-const BETWEEN: Duration = Duration::from_millis(50);
+pub(super) const BETWEEN: Duration = Duration::from_millis(50);
 
 /// Locks what `file` has open, for as long as it is open.
 pub(super) fn lock(file: &File, path: &Path, kind: Kind, read_only: bool) -> Result<(), Error> {
-    let mut tries = if kind == Kind::Block { BLOCK_TRIES } else { 1 };
+    let mut tries = TRIES;
     loop {
         let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
         match locked {
@@ -34,15 +34,19 @@ pub(super) fn lock(file: &File, path: &Path, kind: Kind, read_only: bool) -> Res
             Err(TryLockError::WouldBlock) => {}
         }
         tries = tries.saturating_sub(1);
-        if tries == 0 {
-            let problem = format!(
-                "in use by {}; stop that first{}",
-                holder(file).unwrap_or_else(|| "another program".into()),
-                if read_only { "" } else { ", or serve it from both with --readonly" },
-            );
-            return Err(ConfigError::new("image", path.display(), problem).into());
+        let holder = holder(file);
+        // A holder that is not found has just gone; and udev locks a block device for a moment to
+        // look at it.
+        if tries > 0 && (holder.is_none() || kind == Kind::Block) {
+            std::thread::sleep(BETWEEN);
+            continue;
         }
-        std::thread::sleep(BETWEEN);
+        let problem = format!(
+            "in use by {}; stop that first{}",
+            holder.unwrap_or_else(|| "another program".into()),
+            if read_only { "" } else { ", or serve it from both with --readonly" },
+        );
+        return Err(ConfigError::new("image", path.display(), problem).into());
     }
 }
 

@@ -162,6 +162,14 @@ impl Image {
     }
 }
 
+impl Drop for Image {
+    fn drop(&mut self) {
+        // A process that is being started at this moment has a copy of every descriptor until it
+        // runs its program, and closing ours alone would leave the lock with it until then.
+        let _ = self.claim.unlock();
+    }
+}
+
 /// What lies at the path, before it is opened: opening a pipe would wait for its other end.
 fn kind(options: &Options) -> Result<Kind, Error> {
     let path = options.path.as_path();
@@ -195,7 +203,18 @@ fn claim(options: &Options, kind: Kind) -> Result<File, Error> {
         // Without O_CREAT, refuses a device that is mounted or that another such opener has.
         how.custom_flags(libc::O_EXCL);
     }
-    let file = how.open(path).map_err(|error| open_failed(path, options.read_only, &error))?;
+    let mut tries = lock::TRIES;
+    let file = loop {
+        match how.open(path) {
+            Ok(file) => break file,
+            // A device that was just closed, or is being looked at by udev.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries > 0 => {
+                tries = tries.saturating_sub(1);
+                std::thread::sleep(lock::BETWEEN);
+            }
+            Err(error) => return Err(open_failed(path, options.read_only, &error)),
+        }
+    };
     let found = file.metadata().map_err(|error| HostError::from_io("look at the image", &error))?;
     let as_expected = match kind {
         Kind::File => found.is_file(),

@@ -1,21 +1,16 @@
 //! Every engine moves the bytes it is told to move, and answers everything it takes on.
-#![expect(unsafe_code, reason = "the tests' buffers are raw memory, as a guest's pages are")]
-
-#[path = "engine/buffers.rs"]
-mod buffers;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blkback::engine::memory::Disk;
-use blkback::engine::{Any, Choice, Engine, Medium, Operation};
+use blkback::engine::{Choice, Engine, Medium, Operation};
 use blkback::image::{Direct, Geometry, Image, Options};
-use buffers::Pages;
 use proptest::prelude::*;
 
-/// No test waits longer for what must come.
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::buffers::Pages;
+use crate::drive::{DEADLINE, finish, one};
 
 const SIZE: u64 = 1 << 20;
 
@@ -46,24 +41,6 @@ fn folders() -> Vec<tempfile::TempDir> {
         Err(error) => eprintln!("SKIPPED: images in memory: /dev/shm: {error}"),
     }
     folders
-}
-
-fn finish(engine: &mut Any<Pages>, count: usize) -> Vec<(Pages, Result<u64, i32>)> {
-    let (never, _writer) = std::io::pipe().unwrap();
-    let start = Instant::now();
-    let mut finished = Vec::new();
-    while finished.len() < count {
-        assert!(start.elapsed() < DEADLINE, "{} of {count} finished", finished.len());
-        engine.wait(&[never.as_fd()], Some(Duration::from_secs(5))).unwrap();
-        engine.finished(&mut finished).unwrap();
-    }
-    assert_eq!(engine.under_way(), 0);
-    finished.into_iter().map(|one| (one.held, one.result)).collect()
-}
-
-fn one(engine: &mut Any<Pages>, operation: Operation, held: Pages) -> (Pages, Result<u64, i32>) {
-    assert!(engine.submit(operation, held).is_ok());
-    finish(engine, 1).remove(0)
 }
 
 /// Segments of a request, in units of 512 bytes.
