@@ -129,7 +129,7 @@ where
         match reach {
             Ok(()) => {
                 let Request { job, body, .. } = request;
-                self.staged.push(Ready { job, body });
+                self.staged.push_back(Ready { job, body });
                 Ok(())
             }
             Err(unreached) => {

@@ -18,6 +18,7 @@ mod start;
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ where
     held: VecDeque<Request<R::Slot, G::Hold>>,
     /// When the first of them is worth another try, where time is what it waits for.
     held_until: Option<u64>,
-    staged: Vec<Ready<R::Slot, G::Hold>>,
+    staged: VecDeque<Ready<R::Slot, G::Hold>>,
     submit: Submit<R::Slot, G::Hold>,
     moved: Vec<Moved<InFlight<G::Hold>>>,
     finished: Vec<Finished<R::Slot, G::Hold>>,
@@ -126,7 +127,7 @@ where
             order: Order::default(),
             held: VecDeque::with_capacity(slots),
             held_until: None,
-            staged: Vec::with_capacity(BATCH),
+            staged: VecDeque::with_capacity(BATCH),
             submit: Submit::default(),
             moved: Vec::with_capacity(slots),
             finished: Vec::with_capacity(slots),
@@ -148,10 +149,13 @@ where
 
     /// Serves until told otherwise, or until something breaks.
     pub fn run(mut self) -> Ended {
-        let ended = match self.serve() {
-            Ok(ended) => ended,
-            Err(Broken::Peer(fault)) => Ended::Fault(fault),
-            Err(Broken::Host(error)) => Ended::Failed(error),
+        // A panic is a defect of ours, but one device's: its guest is answered, whoever waits for
+        // this end is told, and the other devices go on.
+        let ended = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(Broken::Peer(fault))) => Ended::Fault(fault),
+            Ok(Err(Broken::Host(error))) => Ended::Failed(error),
+            Err(_) => Ended::Failed(HostError::new("serve a queue: it panicked", libc::EIO)),
         };
         self.end(&ended);
         ended
@@ -184,10 +188,10 @@ where
         // A fault is acted on after what came before it was served.
         let (began, fault) = self.admit(command, now);
         if began {
-            let mut staged = std::mem::take(&mut self.staged);
-            let from_guest = staged.iter_mut().filter(|ready| ready.job.action != Action::Read);
+            let staged = self.staged.iter_mut();
+            let from_guest = staged.filter(|ready| ready.job.action != Action::Read);
             self.memory.copy_in(from_guest.map(|ready| &mut *ready.body));
-            for ready in staged.drain(..) {
+            while let Some(ready) = self.staged.pop_front() {
                 match ready.body.failed.clone() {
                     None => self.submit.begin(&mut self.engine, ready),
                     Some(failed) => {
@@ -197,7 +201,6 @@ where
                     }
                 }
             }
-            self.staged = staged;
             self.engine.kick()?;
         }
         let ended = self.collect(now)?;

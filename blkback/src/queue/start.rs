@@ -106,8 +106,7 @@ where
     let thread = std::thread::Builder::new()
         .name(parts.name.clone())
         .spawn(move || {
-            // A panic is a defect of ours, but one device's: whoever waits for this end must be told
-            // of it, and the other devices go on.
+            // Whoever waits for this end is told of it, even of a panic before the loop.
             let serve = AssertUnwindSafe(|| serve(parts, theirs, engine));
             let ended = catch_unwind(serve).unwrap_or_else(|_| Ended::Failed(panicked()));
             at_end(&ended);
