@@ -3,10 +3,11 @@
 //! Replies and events leave in the order in which they came about. What waits is bounded: a client
 //! that reads no replies has its own requests wait ([`Connection::is_congested`]); a change that a
 //! watch was told of and that has not left yet is not queued again, as the client will look after
-//! it has read the first; and past [`quota::EVENTS`] different changes a watch is told once
-//! more, at its own path.
+//! it has read the first; and past [`quota::EVENTS`] different changes, or
+//! [`quota::EVENT_BYTES`] of their paths, a watch is told once more, at its own path.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use crate::DomId;
 use crate::xenstore::server::quota;
@@ -21,7 +22,7 @@ const CHUNK: usize = 16 * 1024;
 #[derive(Debug)]
 enum Waiting {
     Reply(Vec<u8>),
-    Event(u64, String),
+    Event(u64, Arc<str>),
 }
 
 /// The server's side of one connection.
@@ -34,7 +35,8 @@ pub(super) struct Connection {
     last_transaction: u32,
     waiting: VecDeque<Waiting>,
     /// The events among `waiting`.
-    told: BTreeSet<(u64, String)>,
+    told: BTreeSet<(u64, Arc<str>)>,
+    told_bytes: usize,
     reply_bytes: usize,
     leaving: Vec<u8>,
     left: usize,
@@ -50,6 +52,7 @@ impl Connection {
             last_transaction: 0,
             waiting: VecDeque::new(),
             told: BTreeSet::new(),
+            told_bytes: 0,
             reply_bytes: 0,
             leaving: Vec::new(),
             left: 0,
@@ -94,11 +97,14 @@ impl Connection {
     pub(super) fn tell(&mut self, watch: u64, path: &str) {
         let Some(own) = self.watches.iter().find(|own| own.id == watch) else { return };
         let room = own.told(path).len().saturating_add(own.token.len()).saturating_add(2);
-        let crowded = self.told.len() >= quota::EVENTS || room > PAYLOAD_MAX;
+        let bytes = self.told_bytes.saturating_add(path.len());
+        let crowded =
+            self.told.len() >= quota::EVENTS || bytes > quota::EVENT_BYTES || room > PAYLOAD_MAX;
         // The watch's own path did fit into the request that set it up.
-        let key = (watch, if crowded { own.path.clone() } else { path.into() });
-        if self.told.insert(key.clone()) {
-            self.waiting.push_back(Waiting::Event(key.0, key.1));
+        let path: Arc<str> = if crowded { own.path.as_str().into() } else { path.into() };
+        if self.told.insert((watch, Arc::clone(&path))) {
+            self.told_bytes = self.told_bytes.saturating_add(path.len());
+            self.waiting.push_back(Waiting::Event(watch, path));
         }
     }
 
@@ -121,7 +127,7 @@ impl Connection {
         self.leaving.get(self.left..).unwrap_or(&[])
     }
 
-    fn event(&mut self, watch: u64, path: String) {
+    fn event(&mut self, watch: u64, path: Arc<str>) {
         // A watch that was given up in the meantime is not told any more.
         if let Some(own) = self.watches.iter().find(|own| own.id == watch) {
             let parts = [own.told(&path).as_bytes(), b"\0", &own.token, b"\0"];
@@ -129,6 +135,7 @@ impl Connection {
                 self.leaving.extend_from_slice(&event);
             }
         }
+        self.told_bytes = self.told_bytes.saturating_sub(path.len());
         self.told.remove(&(watch, path));
     }
 
@@ -137,9 +144,9 @@ impl Connection {
         self.left = self.left.saturating_add(bytes);
     }
 
-    /// Bytes of replies and number of events that wait.
+    /// Bytes of replies, number of events and bytes of their paths that wait.
     #[cfg(any(test, fuzzing, feature = "test-util"))]
-    pub(super) fn held(&self) -> (usize, usize) {
-        (self.reply_bytes, self.told.len())
+    pub(super) fn held(&self) -> (usize, usize, usize) {
+        (self.reply_bytes, self.told.len(), self.told_bytes)
     }
 }

@@ -57,12 +57,14 @@ fn check(server: &Server) {
         assert_eq!(server.tree.owned(domain), count, "nodes of domain {domain}");
     }
     for connection in server.connections.values() {
-        let (replies, events) = connection.held();
+        let (replies, events, bytes) = connection.held();
         assert!(replies < quota::REPLY_BYTES.saturating_add(8192), "{replies} bytes of replies");
         assert!(
             events <= quota::EVENTS.saturating_add(connection.watches.len()),
             "{events} events wait"
         );
+        let own: usize = connection.watches.iter().map(|watch| watch.path.len()).sum();
+        assert!(bytes <= quota::EVENT_BYTES.saturating_add(own), "{bytes} bytes of events");
         if connection.domain != DomId::ZERO {
             assert!(connection.watches.len() <= server.quota.watches);
             assert!(connection.transactions.len() <= server.quota.transactions);

@@ -13,12 +13,14 @@
 //!
 //! Differences from `xenstored`, all of which clients may meet there too, in one version or
 //! another: a domain's permissions are forgotten when it is released; a change that a watch was told
-//! of and that was not sent yet is not told twice; no feature or quota can be asked for (`ENOSYS`).
+//! of and that was not sent yet is not told twice; no feature or quota can be asked for (`ENOSYS`);
+//! a relative path of the control domain begins at `/local/domain/0`, whichever way it came.
 //!
 //! Only domain 0 is trusted. What any other domain can make the server hold is limited by
-//! [`Quota`], in nodes, and for each of its connections by bytes that wait. A domain that changes its
-//! own nodes all the time can make others' transactions that read those nodes fail as often; a
-//! privileged program that reads a peer's nodes should do that outside of transactions.
+//! [`Quota`], in nodes, and for each of its connections by bytes that wait: some tens of MiB in all
+//! if it uses every limit up. A domain that changes its own nodes all the time can make others'
+//! transactions that read those nodes fail as often; a privileged program that reads a peer's
+//! nodes should do that outside of transactions.
 //!
 //! Source: `docs/misc/xenstore.txt`, `io/xs_wire.h` (RELEASE-4.17).
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::store::Permission;
 use crate::xenstore::path;
 use crate::xenstore::server::access::{Subject, Want};
-use crate::xenstore::server::quota::Quota;
+use crate::xenstore::server::quota::{self, Quota};
 use crate::xenstore::server::transaction::Pending;
 use crate::xenstore::server::tree::{self, Node, Permissions, Tree};
 use crate::xenstore::server::watch::Fired;
@@ -148,14 +148,10 @@ impl Operation<'_> {
     /// Notes what a transaction looks at, within what it may.
     fn look(&mut self, path: &str) -> Result<(), Refusal> {
         self.place.look(path);
-        match &self.place {
-            Place::Within(pending)
-                if !self.who.is_privileged() && pending.nodes() > self.quota.transaction_nodes =>
-            {
-                Err(Refusal::NoSpace)
-            }
-            _ => Ok(()),
-        }
+        let Place::Within(pending) = &self.place else { return Ok(()) };
+        let (nodes, bytes) = pending.size();
+        let full = nodes > self.quota.transaction_nodes || bytes > quota::TRANSACTION_BYTES;
+        if full && !self.who.is_privileged() { Err(Refusal::NoSpace) } else { Ok(()) }
     }
 
     /// What to tell at once of a change: nothing, in a transaction.

@@ -16,7 +16,7 @@ pub struct Quota {
     pub watches: usize,
     /// Transactions it may have open.
     pub transactions: usize,
-    /// Nodes one of its transactions may look at or change.
+    /// Nodes one of its transactions may look at or change. (What their paths take is limited too.)
     pub transaction_nodes: usize,
     /// Entries in one node's permissions.
     pub permissions: usize,
@@ -44,3 +44,9 @@ pub(super) const REPLY_BYTES: usize = 64 * 1024;
 /// Different changes that wait for a connection to read them before each watch is told of no more
 /// than one further, at its own path.
 pub(super) const EVENTS: usize = 4096;
+
+/// Bytes of the paths of those changes, likewise.
+pub(super) const EVENT_BYTES: usize = 256 * 1024;
+
+/// Bytes of the paths that one of an unprivileged domain's transactions may look at or change.
+pub(super) const TRANSACTION_BYTES: usize = 256 * 1024;

@@ -25,6 +25,8 @@ pub(super) struct Pending {
     pub(super) view: Tree,
     seen: BTreeSet<String>,
     dirty: BTreeSet<String>,
+    /// Bytes in the paths of both.
+    bytes: usize,
 }
 
 impl Pending {
@@ -34,12 +36,13 @@ impl Pending {
             view: tree.clone(),
             seen: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            bytes: 0,
         }
     }
 
-    /// How many nodes it has looked at.
-    pub(super) fn nodes(&self) -> usize {
-        self.seen.len()
+    /// How many nodes it has looked at, and how many bytes their paths take.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.seen.len(), self.bytes)
     }
 
     /// Notes that the answer to a request depends on `path`, and on what it lies below where it is
@@ -47,15 +50,15 @@ impl Pending {
     pub(super) fn look(&mut self, path: &str) {
         let (nearest, _, missing) = self.view.nearest(path);
         if missing > 0 {
-            note(&mut self.seen, nearest);
+            note(&mut self.seen, &mut self.bytes, nearest);
         }
-        note(&mut self.seen, path);
+        note(&mut self.seen, &mut self.bytes, path);
     }
 
     /// Notes that `path` was made, removed or changed.
     pub(super) fn change(&mut self, path: &str) {
-        note(&mut self.seen, path);
-        note(&mut self.dirty, path);
+        note(&mut self.seen, &mut self.bytes, path);
+        note(&mut self.dirty, &mut self.bytes, path);
     }
 
     /// Whether nobody changed what it saw.
@@ -99,8 +102,9 @@ impl Pending {
     }
 }
 
-fn note(set: &mut BTreeSet<String>, path: &str) {
+fn note(set: &mut BTreeSet<String>, bytes: &mut usize, path: &str) {
     if !set.contains(path) {
+        *bytes = bytes.saturating_add(path.len());
         set.insert(path.into());
     }
 }

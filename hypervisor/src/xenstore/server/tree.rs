@@ -85,18 +85,19 @@ impl Tree {
     /// The node at `path`, or else the nearest above it that exists, with its path; and how many
     /// nodes are missing below that.
     pub(super) fn nearest<'p>(&self, path: &'p str) -> (&'p str, &Node, usize) {
-        let mut at = path;
+        let mut node = &self.root;
+        let mut end = 0_usize;
         let mut missing = 0_usize;
-        loop {
-            if let Some(node) = self.get(at) {
-                return (at, node, missing);
+        for name in path::names(path) {
+            match node.children.get(name).filter(|_| missing == 0) {
+                Some(child) => {
+                    node = child;
+                    end = end.saturating_add(name.len()).saturating_add(1);
+                }
+                None => missing = missing.saturating_add(1),
             }
-            match path::parent(at) {
-                Some(parent) => at = parent,
-                None => return ("/", &self.root, missing),
-            }
-            missing = missing.saturating_add(1);
         }
+        (path.get(..end).filter(|at| !at.is_empty()).unwrap_or("/"), node, missing)
     }
 
     /// How many nodes `domain` owns.
@@ -207,5 +208,57 @@ fn count(owned: &mut BTreeMap<DomId, usize>, permissions: &[Permission], by: isi
     *entry = entry.saturating_add_signed(by);
     if *entry == 0 {
         owned.remove(&owner(permissions));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_nearest_node_above() {
+        let mut tree = Tree::new();
+        tree.put("/a/b", Some(b"x"), None, 1);
+        for (path, nearest, missing) in [
+            ("/", "/", 0),
+            ("/a/b", "/a/b", 0),
+            ("/a/b/c", "/a/b", 1),
+            ("/a/c/b", "/a", 2),
+            ("/b/a/b", "/", 3),
+        ] {
+            let (at, node, many) = tree.nearest(path);
+            assert_eq!((at, many), (nearest, missing), "{path}");
+            assert_eq!(node.generation, tree.get(nearest).unwrap().generation);
+        }
+    }
+
+    #[test]
+    fn copies_share_what_neither_changed() {
+        let mut tree = Tree::new();
+        tree.put("/a/b", Some(b"x"), None, 1);
+        tree.put("/c/d", Some(b"x"), None, 2);
+        let copy = tree.clone();
+        tree.put("/a/b", Some(b"y"), None, 3);
+        assert_eq!(&*copy.get("/a/b").unwrap().value, b"x");
+        let same = |path| std::ptr::eq(tree.get(path).unwrap(), copy.get(path).unwrap());
+        assert!(same("/c") && same("/c/d"));
+        assert!(!same("/a") && !same("/a/b"));
+    }
+
+    #[test]
+    fn a_change_stamps_its_node_and_a_new_child_its_parent() {
+        let mut tree = Tree::new();
+        let generations = |tree: &Tree| {
+            ["/", "/a", "/a/b"].map(|path| tree.get(path).map(|node| node.generation))
+        };
+        assert_eq!(tree.put("/a/b", Some(b""), None, 1), ["/a", "/a/b"]);
+        assert_eq!(generations(&tree), [Some(1), Some(1), Some(1)]);
+        assert_eq!(tree.put("/a/b", Some(b"x"), None, 2), [""; 0]);
+        assert_eq!(generations(&tree), [Some(1), Some(1), Some(2)]);
+        tree.set_permissions("/a", control_only(), 3);
+        assert_eq!(generations(&tree), [Some(1), Some(3), Some(2)]);
+        assert_eq!(tree.remove("/a/b", 4).len(), 1);
+        assert_eq!(generations(&tree), [Some(1), Some(4), None]);
+        assert_eq!(tree.remove("/", 5).len(), 0, "the root stays");
     }
 }

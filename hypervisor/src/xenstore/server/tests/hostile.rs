@@ -70,12 +70,39 @@ fn who_reads_no_replies_has_its_requests_wait() {
             assert!(!world.server.wants_input(one));
             assert_eq!(world.server.handle(one, rest), Ok(0));
         }
-        let (held, _) = world.server.connections[&one].held();
+        let (held, _, _) = world.server.connections[&one].held();
         assert!(held <= quota::REPLY_BYTES + PAYLOAD_MAX + Header::SIZE, "{held}");
         replies += world.drain(one).len();
         assert!(world.server.wants_input(one));
     }
     assert_eq!(replies, 1000);
+}
+
+#[test]
+fn long_paths_use_up_what_may_wait() {
+    let mut world = World::default();
+    let zero = world.join(0);
+    let one = world.guest(zero, 1);
+    world.watch(one, "a", "t").unwrap();
+    world.news(one);
+    let other = world.join(1);
+    for round in 0..500 {
+        let long = format!("a/{round:0>1500}");
+        world.write(other, &long, "").unwrap();
+        world.remove(other, &long).unwrap();
+    }
+    let (_, events, bytes) = world.server.connections[&one].held();
+    assert!(events < 200 && bytes <= quota::EVENT_BYTES + 100, "{events} events, {bytes} bytes");
+    assert_eq!(world.news(one).last().unwrap(), "a t");
+    assert_eq!(world.server.connections[&one].held(), (0, 0, 0));
+
+    let number = world.start(one).unwrap();
+    let refused = (0..1000).find(|round| {
+        let asked = world.ask(one, Kind::Read, number, &format!("{round:0>1500}\0"));
+        asked == Err(Refusal::NoSpace)
+    });
+    assert!(refused.is_some_and(|round| (100..200).contains(&round)), "{refused:?}");
+    assert_eq!(world.read(one, "a").unwrap(), "", "outside of it all goes on");
 }
 
 #[test]
