@@ -12,11 +12,15 @@
 extern crate alloc;
 
 pub mod domain;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 pub mod error;
 pub mod event;
 pub mod id;
 pub mod memory;
 pub mod store;
+#[cfg(all(feature = "embedded", any(test, feature = "test-util")))]
+pub mod testing;
 pub mod xenbus;
 #[cfg(feature = "std")]
 pub mod xenstore;

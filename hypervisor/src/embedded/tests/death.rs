@@ -1,0 +1,1 @@
+//! Domains that end while others use what was theirs.
