@@ -1,0 +1,93 @@
+//! Figures of several rounds, and their medians as a Markdown table.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// How a figure is shown.
+pub(crate) type Show = fn(f64) -> String;
+
+/// A table: a title, columns, and rows of figures.
+#[derive(Serialize)]
+pub(crate) struct Table {
+    title: String,
+    first: String,
+    columns: Vec<String>,
+    rows: Vec<String>,
+    /// By row and column, one figure a round.
+    figures: BTreeMap<(usize, usize), Vec<f64>>,
+    #[serde(skip)]
+    shown: Vec<Show>,
+}
+
+impl Table {
+    /// An empty one. Each column has a name and a way to show its figures.
+    pub(crate) fn new(title: &str, first: &str, columns: &[(&str, Show)]) -> Self {
+        Self {
+            title: title.to_owned(),
+            first: first.to_owned(),
+            columns: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            rows: Vec::new(),
+            figures: BTreeMap::new(),
+            shown: columns.iter().map(|(_, show)| *show).collect(),
+        }
+    }
+
+    /// Adds one round's figure.
+    pub(crate) fn add(&mut self, row: &str, column: usize, figure: f64) {
+        let row = self.rows.iter().position(|name| name == row).unwrap_or_else(|| {
+            self.rows.push(row.to_owned());
+            self.rows.len().saturating_sub(1)
+        });
+        self.figures.entry((row, column)).or_default().push(figure);
+    }
+
+    fn cell(&self, row: usize, column: usize) -> String {
+        let Some(figures) = self.figures.get(&(row, column)) else { return String::new() };
+        let show = self.shown.get(column).copied().unwrap_or(plain);
+        show(median(figures))
+    }
+
+    /// Prints the medians.
+    pub(crate) fn print(&self) {
+        println!("\n{}\n", self.title);
+        println!("| {} | {} |", self.first, self.columns.join(" | "));
+        println!("| --- |{}", " ---: |".repeat(self.columns.len()));
+        for (row, name) in self.rows.iter().enumerate() {
+            let cells: Vec<String> =
+                (0..self.columns.len()).map(|column| self.cell(row, column)).collect();
+            println!("| {name} | {} |", cells.join(" | "));
+        }
+    }
+}
+
+/// The middle one; of an even number, the lower of the two.
+pub(crate) fn median(figures: &[f64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len().saturating_sub(1).checked_div(2).unwrap_or(0);
+    sorted.get(middle).copied().unwrap_or(f64::NAN)
+}
+
+/// Events a second.
+pub(crate) fn rate(figure: f64) -> String {
+    match figure {
+        many if many >= 1e6 => format!("{:.2} M", many / 1e6),
+        some if some >= 1e4 => format!("{:.0} k", some / 1e3),
+        few => format!("{few:.0}"),
+    }
+}
+
+/// Two decimals.
+pub(crate) fn ratio(figure: f64) -> String {
+    format!("{figure:.2}")
+}
+
+/// Three decimals.
+pub(crate) fn fine(figure: f64) -> String {
+    format!("{figure:.3}")
+}
+
+fn plain(figure: f64) -> String {
+    format!("{figure}")
+}
