@@ -21,7 +21,7 @@
 //!
 //! The backend is not trusted unless a caller lends it memory ([`arena`]). It reaches only pages
 //! that were made for it and zeroed; what it says on the ring is held against a private copy of
-//! every request ([`shadow`]); what it says in the store is checked for range, each time anew
+//! every request; what it says in the store is checked for range, each time anew
 //! ([`negotiate`]); pages that it will not let go of are never used again ([`quarantine`]). It can
 //! still serve wrong data or none at all: whether data is good is for the layers above.
 //!

@@ -1,6 +1,6 @@
 //! One queue of a disk: what its caller asked for, and the link to a backend that does it.
 //!
-//! The queue outlives links. It takes requests and gives completions; a [`Link`](crate::link::Link)
+//! The queue outlives links. It takes requests and gives completions; a [`Link`]
 //! comes when the device is connected ([`attach`](Queue::attach)) and goes when the backend does
 //! ([`detach`](Queue::detach)); what was on the ring then is issued again on the next one.
 //!

@@ -1,6 +1,6 @@
 //! What may be asked of a disk, and what comes back.
 //!
-//! The stage before is the caller; the stage after is [`submit`](crate::submit). A request owns its
+//! The stage before is the caller; the stage after is [`Queue::submit`](crate::Queue::submit). A request owns its
 //! buffer from the moment it is taken until its [`Completion`] gives the buffer back, so nothing a
 //! backend does late can reach memory that was since used for something else. Offsets and lengths
 //! are bytes here, and must be whole sectors of the disk.

@@ -1,6 +1,6 @@
 //! A disk in a Linux process that is a domain.
 //!
-//! One thread ([`control`]) follows the store and connects, reconnects and closes the device. Each
+//! One thread follows the store and connects, reconnects and closes the device. Each
 //! [`HostQueue`] belongs to whichever thread took it, which puts requests in and waits for completions:
 //! looking for them for as long as that pays, then sleeping on the event channel's file descriptor.
 //! The two meet at a lock for each queue that is free except while the device's state changes.
@@ -25,6 +25,12 @@ pub use queue::HostQueue;
 pub trait Host: Platform<Channel: AsFd> + Clone + Send + Sync + 'static {
     /// Polls readable when the store may have a change to tell.
     fn store_fd(&self) -> BorrowedFd<'_>;
+}
+
+impl Host for hypervisor::embedded::Domain {
+    fn store_fd(&self) -> BorrowedFd<'_> {
+        self.changes()
+    }
 }
 
 /// A request's memory: bytes of the process, or part of an arena.
