@@ -5,8 +5,9 @@
 //! process wrote.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -48,7 +49,8 @@ impl Scene {
     pub fn with(name: &str, how: Build) -> Result<Self> {
         // Short: the path of a socket has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix(&format!("domkit-{name}-")).tempdir()?;
-        fs::create_dir(folder.path().join("run"))?;
+        // Closed to others, or no hypervisor takes it.
+        DirBuilder::new().mode(0o700).create(folder.path().join("run"))?;
         Ok(Self { folder, how, started: AtomicU32::new(0) })
     }
 
