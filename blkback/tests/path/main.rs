@@ -1,0 +1,9 @@
+//! The data path, driven by a guest's end of the ring that the tests hold.
+
+mod scene;
+mod script;
+
+mod queue;
+mod durability;
+mod hostile;
+mod property;
