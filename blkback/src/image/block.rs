@@ -15,6 +15,7 @@ mod request {
     nix::ioctl_read!(size, 0x12, 114, u64);
     nix::ioctl_read_bad!(logical_sector, 0x1268, libc::c_int);
     nix::ioctl_read_bad!(physical_sector, 0x127b, libc::c_uint);
+    nix::ioctl_read_bad!(read_only, 0x125e, libc::c_int);
     nix::ioctl_write_ptr_bad!(discard, 0x1277, [u64; 2]);
     nix::ioctl_write_ptr_bad!(secure_discard, 0x127d, [u64; 2]);
 }
@@ -44,6 +45,15 @@ pub(super) fn physical_sector(device: &File) -> Result<u32, HostError> {
     let asked = unsafe { request::physical_sector(device.as_raw_fd(), &raw mut bytes) };
     asked.map_err(|errno| HostError::new("ask a block device for its block", errno as i32))?;
     Ok(bytes)
+}
+
+/// Whether it takes no writes (`BLKROGET`), which opening it for writing need not tell.
+pub(super) fn is_read_only(device: &File) -> Result<bool, HostError> {
+    let mut read_only = 0;
+    // SAFETY: the descriptor is open, and the request writes one int.
+    let asked = unsafe { request::read_only(device.as_raw_fd(), &raw mut read_only) };
+    asked.map_err(|errno| HostError::new("ask a block device for writing", errno as i32))?;
+    Ok(read_only != 0)
 }
 
 /// Discards `len` bytes from `offset` on (`BLKDISCARD`, `BLKSECDISCARD`). May take long.

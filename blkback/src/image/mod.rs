@@ -220,6 +220,10 @@ fn claim(options: &Options, kind: Kind) -> Result<File, Error> {
         Kind::File => found.is_file(),
         Kind::Block => found.file_type().is_block_device(),
     };
+    if as_expected && kind == Kind::Block && !options.read_only && block::is_read_only(&file)? {
+        let problem = "is a device that takes no writes; serve it with --readonly";
+        return Err(ConfigError::new("image", path.display(), problem).into());
+    }
     if as_expected {
         return Ok(file);
     }

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use crate::buffers::Pages;
 use crate::drive::{DEADLINE, finish, one};
+use crate::host::skipped;
 
 const SIZE: u64 = 1 << 20;
 
@@ -38,7 +39,7 @@ fn folders() -> Vec<tempfile::TempDir> {
     let mut folders = vec![tempfile::tempdir().unwrap()];
     match tempfile::tempdir_in("/dev/shm") {
         Ok(folder) => folders.push(folder),
-        Err(error) => eprintln!("SKIPPED: images in memory: /dev/shm: {error}"),
+        Err(error) => skipped(&format!("images in memory: /dev/shm: {error}")),
     }
     folders
 }

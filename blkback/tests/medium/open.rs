@@ -7,7 +7,7 @@ use std::path::Path;
 use blkback::image::{Direct, Image, Options, Transfers};
 use hypervisor::Error;
 
-use crate::host::{Holder, Loop, Small};
+use crate::host::{Holder, Loop, Small, run, skipped};
 
 fn options(path: impl AsRef<Path>) -> Options {
     Options::new(path.as_ref())
@@ -91,18 +91,23 @@ fn a_file_that_may_not_be_written_can_be_served_read_only() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("disk.img");
     drop(Image::open(&sized(&path, 8192)).unwrap());
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).unwrap();
-    if File::options().write(true).open(&path).is_ok() {
-        eprintln!("SKIPPED: files without write permission: root writes them all the same");
-    } else {
+    std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+    // Root may write everything, so where we are root this thread opens files as nobody.
+    let opened = std::thread::spawn(move || {
+        if nix::unistd::geteuid().is_root() {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+        }
         let problem = refused(&options(&path));
         assert!(problem.contains("may not be written") && problem.contains("--readonly"));
-    }
-    let mut read_only = options(&path);
-    read_only.read_only = true;
-    let image = Image::open(&read_only).unwrap();
-    assert!(image.media().geometry().read_only);
-    assert_eq!(image.media().geometry().discard, None);
+        let mut read_only = options(&path);
+        read_only.read_only = true;
+        let image = Image::open(&read_only).unwrap();
+        assert!(image.media().geometry().read_only);
+        assert_eq!(image.media().geometry().discard, None);
+        assert!(image.resize(Some(16384)).is_err());
+    });
+    opened.join().unwrap();
 }
 
 #[test]
@@ -193,11 +198,11 @@ fn the_page_cache_is_passed_where_that_works() {
         }
         other => {
             let why = image.media().why_buffered();
-            eprintln!("SKIPPED: direct transfers: {other:?}, {why:?}");
+            skipped(&format!("direct transfers: {other:?}, {why:?}"));
         }
     }
     let Ok(memory) = tempfile::tempdir_in("/dev/shm") else {
-        eprintln!("SKIPPED: images in memory: no /dev/shm");
+        skipped("images in memory: no /dev/shm");
         return;
     };
     let image = open(memory.path(), Direct::Auto).unwrap();
@@ -219,7 +224,7 @@ fn where_it_does_not_work_the_page_cache_is_used_and_the_reason_told() {
     };
     let (from, at) = (device.0.to_str().unwrap(), mounted.to_str().unwrap());
     if !run("mkfs.ext4", &["-q", from]) || !run("mount", &[from, at]) {
-        eprintln!("SKIPPED: needs mkfs.ext4 and mount");
+        skipped("needs mkfs.ext4 and mount");
         return;
     }
     let outcome = std::panic::catch_unwind(|| {
@@ -271,8 +276,15 @@ fn block_devices_say_how_they_are_to_be_used() {
         }
         let mut reader = with.clone();
         reader.read_only = true;
-        let _first = Image::open(&reader).unwrap();
-        let _second = Image::open(&reader).unwrap();
+        let both = (Image::open(&reader).unwrap(), Image::open(&reader).unwrap());
+        drop(both);
+        let path = device.0.to_str().unwrap();
+        if run("blockdev", &["--setro", path]).is_some() {
+            let problem = refused(&with);
+            assert!(problem.contains("--readonly"), "{problem}");
+            run("blockdev", &["--setrw", path]);
+        }
+        let first = Image::open(&with).unwrap();
         // It grows when what is behind it does.
         let (writable, grown) = (File::options().write(true).open(&backing).unwrap(), 12 << 20);
         writable.set_len(grown).unwrap();
@@ -280,7 +292,7 @@ fn block_devices_say_how_they_are_to_be_used() {
             .args(["--set-capacity", device.0.to_str().unwrap()])
             .status();
         if capacity.is_ok_and(|status| status.success()) {
-            assert_eq!(_first.resize(None), Ok(grown));
+            assert_eq!(first.resize(None), Ok(grown));
         }
         writable.set_len(8 << 20).unwrap();
     }

@@ -245,8 +245,12 @@ impl<T: Buffers> Ring<T> {
     pub fn unwatch(&mut self, id: WatchId) -> io::Result<()> {
         let Some(file) = self.watches.remove(id) else { return Ok(()) };
         self.push(opcode::PollRemove::new(watch_data(id)).build().user_data(NOBODY));
-        // The poll keeps the descriptor alive until the kernel has seen this.
+        // The poll keeps the descriptor alive until the kernel has seen this, and until the poll's end
+        // was seen to in this thread.
         self.kick()?;
+        if self.io.submission().taskrun() {
+            passing(self.io.submitter().submit())?;
+        }
         self.remove_file(file)
     }
 
