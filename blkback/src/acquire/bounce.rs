@@ -60,6 +60,12 @@ impl Pool {
         }
     }
 
+    /// Whether nothing is kept for reuse.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.kept == 0
+    }
+
     /// Frees what is kept for reuse.
     pub fn free_unused(&mut self) {
         self.free = Default::default();

@@ -11,6 +11,9 @@ use crate::acquire::{GuestMemory, Hold, Reached, Unreached, Way};
 use crate::policy::acquire::Reach;
 use crate::segments::{Body, Segment};
 
+/// A page, and the number by which the engine knows it.
+type Found<M> = (Hold<M>, Option<u16>);
+
 /// Reaches the pages that one peer grants.
 #[derive(Debug)]
 pub struct Grants<U: Using> {
@@ -37,10 +40,15 @@ impl<U: Using> Grants<U> {
     }
 
     /// The page behind `gref` out of those that stay mapped.
-    fn keep(&mut self, gref: GrantRef, way: Way) -> Result<Hold<U::Mapping>, MapFailed> {
-        if let Some(page) = self.cache.get(gref) {
-            return Ok(Hold::Kept(page));
+    #[inline]
+    fn keep(&mut self, gref: GrantRef, way: Way) -> Result<Found<U::Mapping>, MapFailed> {
+        if let Some((page, number)) = self.cache.get(gref) {
+            return Ok((Hold::Kept(page), number));
         }
+        self.map_to_keep(gref, way).map(|hold| (hold, None))
+    }
+
+    fn map_to_keep(&mut self, gref: GrantRef, way: Way) -> Result<Hold<U::Mapping>, MapFailed> {
         // Mapped to be written whatever this request wants, since the next one with the same
         // reference may want the other (io/blkif.h, note 8).
         match self.map(gref, Access::ReadWrite) {
@@ -112,7 +120,7 @@ impl<U: Using> GuestMemory for Grants<U> {
 
     fn fetch(&mut self, page: GrantRef, into: &mut [u8]) -> Result<(), MapFailed> {
         let hold = match self.how {
-            Reach::Persistent { .. } => self.keep(page, Way::FromGuest)?,
+            Reach::Persistent { .. } => self.keep(page, Way::FromGuest)?.0,
             Reach::Map => Hold::Mapped(self.map(page, Access::ReadOnly)?),
             Reach::Copy { .. } => {
                 let mut op = CopyOp {
@@ -143,20 +151,19 @@ impl<U: Using> GuestMemory for Grants<U> {
             let bytes: usize = segments.iter().map(|segment| usize::from(segment.len)).sum();
             let buffer = self.pool.take(bytes).ok_or(Unreached::Later)?;
             let len = u32::try_from(bytes).unwrap_or(u32::MAX);
-            return into.push(Hold::Copied(buffer), 0, len).map_err(|e| too_short(&e).into());
+            return into.push(Hold::Copied(buffer), None, 0, len).map_err(|e| too_short(&e).into());
         }
         for segment in segments {
-            let hold = match self.how {
-                Reach::Persistent { .. } => self.keep(segment.page, way)?,
-                _ => Hold::Mapped(self.map(
-                    segment.page,
-                    match way {
-                        Way::ToGuest => Access::ReadWrite,
-                        Way::FromGuest => Access::ReadOnly,
-                    },
-                )?),
+            let (hold, fixed) = match (self.how, way) {
+                (Reach::Persistent { .. }, _) => self.keep(segment.page, way)?,
+                (_, Way::ToGuest) => {
+                    (Hold::Mapped(self.map(segment.page, Access::ReadWrite)?), None)
+                }
+                (_, Way::FromGuest) => {
+                    (Hold::Mapped(self.map(segment.page, Access::ReadOnly)?), None)
+                }
             };
-            into.push(hold, usize::from(segment.offset), u32::from(segment.len))
+            into.push(hold, fixed, usize::from(segment.offset), u32::from(segment.len))
                 .map_err(|short| too_short(&short))?;
         }
         Ok(())
@@ -189,6 +196,15 @@ impl<U: Using> GuestMemory for Grants<U> {
         }
     }
 
+    #[inline]
+    fn unsettled(&self) -> bool {
+        self.cache.unsettled()
+    }
+
+    fn settle(&mut self, register: impl FnMut(u16, *mut u8, usize) -> bool) {
+        self.cache.settle(register);
+    }
+
     fn idle(&mut self) {
         self.cache.unmap_unused();
         self.pool.free_unused();
@@ -196,6 +212,10 @@ impl<U: Using> GuestMemory for Grants<U> {
 
     fn kept(&self) -> usize {
         self.cache.len()
+    }
+
+    fn holds_back(&self) -> bool {
+        !(self.cache.is_empty() && self.pool.is_empty())
     }
 }
 

@@ -106,20 +106,30 @@ impl<H> Default for Reached<H> {
 
 impl<H: Memory> Reached<H> {
     /// Adds `len` bytes from `offset` on in `hold`, after what is there. Bytes that directly follow
-    /// the last piece extend it: engines do better with few long pieces.
+    /// the last piece extend it: engines do better with few long pieces. `fixed` is the number by
+    /// which the engine knows the hold's memory.
     ///
     /// # Errors
     ///
     /// The hold has not so many bytes; nothing was added.
-    pub fn push(&mut self, hold: H, offset: usize, len: u32) -> Result<(), OutOfRange> {
+    pub fn push(
+        &mut self,
+        hold: H,
+        fixed: Option<u16>,
+        offset: usize,
+        len: u32,
+    ) -> Result<(), OutOfRange> {
         let base = hold.at(offset, usize::try_from(len).unwrap_or(usize::MAX))?;
         self.holds.push(hold);
-        match self.pieces.last_mut() {
-            Some(last) if follows(last, base) => match last.len.checked_add(len) {
-                Some(longer) => last.len = longer,
-                None => self.pieces.push(Piece { base, len, fixed: None }),
-            },
-            _ => self.pieces.push(Piece { base, len, fixed: None }),
+        if let Some(last) = self.pieces.last_mut()
+            && follows(last, base)
+            && let Some(longer) = last.len.checked_add(len)
+        {
+            last.len = longer;
+            // What reaches over two holds lies in no one registered buffer.
+            last.fixed = None;
+        } else {
+            self.pieces.push(Piece { base, len, fixed });
         }
         Ok(())
     }

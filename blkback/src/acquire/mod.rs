@@ -82,9 +82,20 @@ pub trait GuestMemory {
     /// Takes the holds back.
     fn release(&mut self, from: &mut Reached<Self::Hold>);
 
+    /// Whether [`settle`](Self::settle) has something to do.
+    fn unsettled(&self) -> bool;
+
+    /// Tells the engine which memory came to stay and which goes, in the terms of
+    /// [`Engine::register`](crate::engine::Engine::register). Memory that went stays mapped until
+    /// this was called.
+    fn settle(&mut self, register: impl FnMut(u16, *mut u8, usize) -> bool);
+
     /// Called now and then while the guest asks for nothing: gives up what was not used since.
     fn idle(&mut self);
 
-    /// Pages that are kept reachable between requests.
+    /// Pages of the guest's that are kept reachable between requests.
     fn kept(&self) -> usize;
+
+    /// Whether there is anything that [`idle`](Self::idle) could give up.
+    fn holds_back(&self) -> bool;
 }

@@ -188,6 +188,7 @@ where
         // A fault is acted on after what came before it was served.
         let (began, fault) = self.admit(command, now);
         if began {
+            self.settle();
             let staged = self.staged.iter_mut();
             let from_guest = staged.filter(|ready| ready.job.action != Action::Read);
             self.memory.copy_in(from_guest.map(|ready| &mut *ready.body));
@@ -242,6 +243,14 @@ where
         Ok(true)
     }
 
+    #[inline]
+    fn settle(&mut self) {
+        if self.memory.unsettled() {
+            let engine = &mut self.engine;
+            self.memory.settle(|slot, base, len| engine.register(slot, base, len));
+        }
+    }
+
     fn worked(&mut self, now: u64) {
         self.polling.busy(now);
         self.empty_looks = 0;
@@ -275,10 +284,11 @@ where
     fn sleep(&mut self, command: Command, now: u64) -> Result<(), Broken> {
         let mut until = self.held_until;
         let mut sooner = |at: u64| until = Some(until.map_or(at, |until| until.min(at)));
-        if self.memory.kept() > 0 {
+        if self.memory.holds_back() {
             let tired = self.last_work_ns.saturating_add(IDLE_NS);
             if tired <= now {
                 self.memory.idle();
+                self.settle();
                 self.last_work_ns = now;
                 self.count_now();
             }

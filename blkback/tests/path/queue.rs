@@ -543,3 +543,42 @@ fn two_disks_in_one_process_know_nothing_of_each_other() {
         assert_eq!(guest.bytes(0), guest.bytes(1));
     }
 }
+
+#[test]
+fn pages_that_stay_are_known_to_the_engine_and_forgotten_before_they_go() {
+    let scene = Scene::new();
+    let mut guest: Guest = scene.guest(0, 8);
+    let (disk, mut serving) = disk(1, all());
+    serving.reach = Some(Reach::Persistent { pages: 4 });
+    let script = Script::default();
+    script.lock().unwrap().registers = true;
+    let served = scripted(&scene, &guest, serving, &disk, &script);
+    // The script checks that what names a buffer lies in it.
+    for round in 0..6 {
+        for page in 0..4 {
+            guest.fill(page, round + page as u8);
+            let one = guest.segments(page, 1);
+            let write = guest.write(page as u64 * 8, &one);
+            assert_eq!(guest.ask(&write), Status::OKAY);
+        }
+    }
+    {
+        let state = script.lock().unwrap();
+        assert_eq!(state.registered.len(), 4);
+        // Neither the first use, which maps the page, nor the second, which registers it.
+        assert_eq!(state.named, 4 * 4);
+    }
+    // Other pages push them out.
+    for _ in 0..3 {
+        for page in 4..8 {
+            let one = guest.segments(page, 1);
+            let read = guest.read((page as u64 - 4) * 8, &one);
+            assert_eq!(guest.ask(&read), Status::OKAY);
+            assert_eq!(guest.bytes(page), guest.bytes(page - 4));
+        }
+    }
+    assert_eq!(script.lock().unwrap().registered.len(), 4);
+    (0..4).for_each(|page| assert_eq!(guest.revoke(page), Revoked::Done));
+    (4..8).for_each(|page| assert_eq!(guest.revoke(page), Revoked::Busy));
+    drop(served);
+}

@@ -1,6 +1,6 @@
 //! An engine that does what a test says: holds operations back, fails them, or breaks.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,6 +35,12 @@ pub(crate) struct State {
     pub(crate) began: Vec<(u16, Operation)>,
     /// What ended, in order.
     pub(crate) ended: Vec<(u16, Operation)>,
+    /// Registered memory is wanted.
+    pub(crate) registers: bool,
+    /// Where each registered buffer begins and how long it is.
+    pub(crate) registered: HashMap<u16, (usize, usize)>,
+    /// Pieces that named one.
+    pub(crate) named: usize,
     /// Engines that were dropped.
     pub(crate) dropped: usize,
 }
@@ -108,6 +114,13 @@ impl<T: Buffers> Engine<T> for Scripted<T> {
         if state.room > 0 && self.waiting.len() >= state.room {
             return Err(held);
         }
+        for piece in held.pieces() {
+            let Some(number) = piece.fixed else { continue };
+            let (base, len) = state.registered[&number];
+            let at = piece.base.addr();
+            assert!(at >= base && at + piece.len as usize <= base + len, "outside its buffer");
+            state.named += 1;
+        }
         state.began.push((self.queue, operation));
         self.waiting.push_back((operation, held));
         Ok(())
@@ -144,7 +157,12 @@ impl<T: Buffers> Engine<T> for Scripted<T> {
         self.waiting.len()
     }
 
-    fn register(&mut self, _slot: u16, _base: *mut u8, _len: usize) -> bool {
-        false
+    fn register(&mut self, slot: u16, base: *mut u8, len: usize) -> bool {
+        let mut state = self.script.lock().unwrap();
+        match len {
+            0 => state.registered.remove(&slot),
+            _ => state.registered.insert(slot, (base.addr(), len)),
+        };
+        state.registers
     }
 }
