@@ -10,6 +10,8 @@ use nix::errno::Errno;
 
 use crate::domain::DomainSpec;
 use crate::embedded::frame;
+#[cfg(doc)]
+use crate::embedded::grant_table::USERS;
 use crate::{DomId, Error, HostError};
 
 use super::backing::Made;
@@ -21,6 +23,9 @@ use super::{Broker, channels};
 const LISTED: usize = 64;
 /// The most domains' memory that one process can use at the same time.
 const SHARES: usize = 1024;
+/// The most uses of one domain's memory by one process: it needs one, and for a moment another when
+/// it maps again what it is just giving up. All of them together are few ([`USERS`]).
+const SHARES_OF_ONE: usize = 8;
 
 /// A reply and what goes beside it. Descriptors are copied so that nothing of the broker is
 /// borrowed while it is sent.
@@ -188,6 +193,12 @@ impl Broker {
             return Err(HostError::new(doing, Errno::EMFILE as i32).into());
         }
         let (share, backing) = self.backings.share(granter)?;
+        let same = connection.shares.values().filter(|one| one.backing == share.backing).count();
+        if same >= SHARES_OF_ONE {
+            self.backings.release(share);
+            let doing = format!("use the memory of domain {granter} {same} times over");
+            return Err(HostError::new(doing, Errno::EUSERS as i32).into());
+        }
         let pages = backing.pages;
         let handed = copied(&backing.ram).and_then(|ram| {
             Ok(vec![ram, copied(&backing.table_to_read)?, copied(&backing.marks_file)?])
