@@ -1,5 +1,7 @@
 //! Granting, mapping, copying and revoking, with the statuses that Xen gives.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use crate::embedded::grant_table::{ENTRIES, USERS};
 use crate::embedded::{Domain, Pages};
 use crate::memory::{
@@ -291,13 +293,15 @@ fn revoking_never_succeeds_under_a_mapping() {
     let mut gref = [GrantRef(0)];
     front.grant(&memory, 0, Access::ReadWrite, &mut gref).unwrap();
     let [gref] = gref;
+    let revoked = AtomicU32::new(0);
     std::thread::scope(|scope| {
         let users: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     let mut mapped = 0_u32;
-                    for _ in 0..20_000 {
+                    while mapped < 2_000 || revoked.load(Ordering::Relaxed) < 200 {
                         let Ok(mapping) = back.map(front.id(), &[gref], Access::ReadWrite) else {
+                            std::hint::spin_loop();
                             continue;
                         };
                         mapped += 1;
@@ -307,22 +311,22 @@ fn revoking_never_succeeds_under_a_mapping() {
                         mapping.read_at(0, &mut seen).unwrap();
                         assert_eq!(seen, [1]);
                     }
-                    mapped
                 })
             })
             .collect();
-        let mut revoked = 0_u32;
         while users.iter().any(|user| !user.is_finished()) {
             if front.revoke(gref) == Revoked::Done {
                 memory.fill(0, 1, 0xFF).unwrap();
-                revoked += 1;
+                let before = revoked.fetch_add(1, Ordering::Relaxed);
                 let mut again = [GrantRef(0)];
                 front.grant(&memory, 0, Access::ReadWrite, &mut again).unwrap();
                 assert_eq!(again, [gref]);
+                // Where there is one processor, the others get it while the grant stands.
+                if before.is_multiple_of(8) {
+                    std::thread::yield_now();
+                }
             }
         }
-        let mapped: u32 = users.into_iter().map(|user| user.join().unwrap()).sum();
-        assert!(mapped > 0, "revoked {revoked} times, never mapped");
     });
     assert_eq!(front.revoke(gref), Revoked::Done);
 }
