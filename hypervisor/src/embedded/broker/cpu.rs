@@ -69,8 +69,9 @@ struct Member {
 enum Place {
     /// In the domain's group; before that it was in the cgroup named here.
     Group(Option<PathBuf>),
-    /// Nowhere, but it is signalled and its time is counted, from this much on.
-    Outside { before_ns: u64 },
+    /// Nowhere, but it and what it starts is signalled, and its time counted, from this much CPU
+    /// time and this moment on.
+    Outside { before_ns: u64, since: u64 },
     /// Another domain's, or the broker itself: left alone.
     Elsewhere,
 }
@@ -141,7 +142,7 @@ impl Shares {
         } else {
             match share.take_in(id, self.subtree.as_ref(), &process) {
                 Some(place) => place,
-                None => Place::Outside { before_ns: process.cpu_ns() },
+                None => Place::Outside { before_ns: process.cpu_ns(), since: process::now() },
             }
         };
         if share.held && matches!(place, Place::Outside { .. }) {
@@ -247,7 +248,7 @@ impl Shares {
         if let Some(group) = &share.group {
             group.kill();
         }
-        process::kill_all(share.roots());
+        process::kill_all(&share.roots());
     }
 
     /// The CPU time a domain has used, in nanoseconds.
@@ -357,10 +358,7 @@ impl Share {
         match &member.place {
             Place::Group(Some(home)) => {
                 if member.process.is_alive() {
-                    // Where it came from may be gone by now; it then stays where it is.
-                    if let Err(error) = subtree::move_into(home, member.process.pid()) {
-                        tracing::debug!("process {} stays: {error}", member.process.pid());
-                    }
+                    subtree::move_home(home, member.process.pid());
                 }
                 self.home = Some(home.clone());
             }
@@ -374,15 +372,18 @@ impl Share {
         }
     }
 
-    /// The processes that no group holds.
-    fn roots(&self) -> Vec<Process> {
-        let roots = self.members.iter().filter(|m| matches!(m.place, Place::Outside { .. }));
-        roots.map(|member| member.process.clone()).collect()
+    /// The processes that no group holds, and since when they are in.
+    fn roots(&self) -> Vec<(Process, u64)> {
+        let since = |member: &Member| match member.place {
+            Place::Outside { since, .. } => Some((member.process.clone(), since)),
+            Place::Group(_) | Place::Elsewhere => None,
+        };
+        self.members.iter().filter_map(since).collect()
     }
 
     /// Those, and the ones they started.
     fn outside(&self) -> Vec<Process> {
-        process::with_descendants(self.roots())
+        process::with_descendants(&self.roots())
     }
 }
 
@@ -390,7 +391,7 @@ impl Member {
     /// CPU time since it entered, where no group counts it.
     fn outside_ns(&self) -> u64 {
         match self.place {
-            Place::Outside { before_ns } => self.process.cpu_ns().saturating_sub(before_ns),
+            Place::Outside { before_ns, .. } => self.process.cpu_ns().saturating_sub(before_ns),
             Place::Group(_) | Place::Elsewhere => 0,
         }
     }

@@ -89,8 +89,22 @@ impl Process {
     }
 }
 
-/// `roots` and every process that one of them started, directly or not.
-pub(super) fn with_descendants(mut found: Vec<Process>) -> Vec<Process> {
+/// The time in which processes' beginnings are counted, now.
+pub(super) fn now() -> u64 {
+    // Seconds since boot, to the hundredth (proc(5)), which is one tick.
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let (seconds, hundredths) = text.split(' ').next().and_then(|up| up.split_once('.')).unzip();
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    number(seconds).saturating_mul(100).saturating_add(number(hundredths))
+}
+
+/// `roots` and every process that one of them started, directly or not, at or after the time named
+/// with it.
+pub(super) fn with_descendants(roots: &[(Process, u64)]) -> Vec<Process> {
+    let mut found: Vec<Process> = roots.iter().map(|(root, _)| root.clone()).collect();
+    let since = |parent: i32| {
+        roots.iter().find(|(root, _)| root.pid == parent).map_or(0, |(_, since)| *since)
+    };
     if found.is_empty() {
         return found;
     }
@@ -106,7 +120,8 @@ pub(super) fn with_descendants(mut found: Vec<Process>) -> Vec<Process> {
             if found.iter().any(|process| process.pid == *pid) {
                 return false;
             }
-            let child = found.iter().any(|process| process.pid == stat.parent);
+            let child = found.iter().any(|process| process.pid == stat.parent)
+                && stat.started >= since(stat.parent);
             if child {
                 let seen_ns = Cell::new(stat.cpu_ns);
                 found.push(Process { pid: *pid, started: stat.started, seen_ns });
@@ -119,12 +134,12 @@ pub(super) fn with_descendants(mut found: Vec<Process>) -> Vec<Process> {
     }
 }
 
-/// Kills `roots` and every process that one of them started.
+/// Kills `roots` and every process that one of them started since the time named with it.
 ///
 /// They are stopped first, and looked for again until no more turn up: a process that was just
 /// forking when its parent was killed would be nobody's child, and be missed.
-pub(super) fn kill_all(roots: Vec<Process>) {
-    let mut known = Vec::new();
+pub(super) fn kill_all(roots: &[(Process, u64)]) {
+    let mut known = 0;
     let mut found = with_descendants(roots);
     // A fork bomb could keep this up; what it then has more is cut off from its first process.
     for _ in 0..16 {
@@ -132,10 +147,11 @@ pub(super) fn kill_all(roots: Vec<Process>) {
             process.stop();
         }
         wait_for_stop(&found);
-        let grown = found.len() > known.len();
-        known = found;
-        found = with_descendants(known.clone());
-        if !grown && found.len() == known.len() {
+        let again = with_descendants(roots);
+        let settled = found.len() == known && again.len() == known;
+        known = found.len();
+        found = again;
+        if settled {
             break;
         }
     }
@@ -221,14 +237,17 @@ mod tests {
         let root = Process::find(i32::try_from(shell.id()).unwrap()).unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         let all = loop {
-            let all = with_descendants(vec![root.clone()]);
+            let all = with_descendants(&[(root.clone(), 0)]);
             if all.len() >= 3 {
                 break all;
             }
             assert!(std::time::Instant::now() < deadline, "only {all:?} were found");
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
-        kill_all(vec![root.clone()]);
+        // What began before it entered is not its domain's.
+        let later = now() + 1000;
+        assert_eq!(with_descendants(&[(root.clone(), later)]), [root.clone()]);
+        kill_all(&[(root.clone(), 0)]);
         shell.wait().unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while all.iter().any(Process::is_alive) {

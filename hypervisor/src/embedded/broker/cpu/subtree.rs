@@ -188,7 +188,7 @@ impl Group {
             let inside = self.read("cgroup.procs").unwrap_or_default();
             let mut moved = false;
             for pid in inside.lines().filter_map(|line| line.parse().ok()) {
-                moved |= move_into(home, pid).is_ok();
+                moved |= move_home(home, pid);
             }
             if !moved {
                 return;
@@ -229,6 +229,14 @@ pub(super) fn move_into(group: &Path, pid: i32) -> Result<(), HostError> {
     fs::write(&file, pid.to_string()).map_err(|error| {
         HostError::from_io(format!("move process {pid} to {}", group.display()), &error)
     })
+}
+
+/// Moves a process back to where it came from or, where that is gone by now, to what is nearest
+/// above; whether that was done.
+pub(super) fn move_home(home: &Path, pid: i32) -> bool {
+    // Outside the tree there are no such files, so nothing there is written.
+    let there = home.ancestors().filter(|group| group.join("cgroup.procs").exists());
+    there.into_iter().any(|group| move_into(group, pid).is_ok())
 }
 
 /// `cpu.weight` (1 to 10000, 100 is usual) for a weight of Xen's (1 to 65535, 256 is usual): the

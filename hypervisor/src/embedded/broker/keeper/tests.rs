@@ -1,5 +1,6 @@
 //! The book and the machine, kept in step; with real processes.
 
+use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ impl Victim {
     fn run(script: &str) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().unwrap())
     }
 
@@ -102,9 +103,11 @@ fn what_left_still_counts_and_goes_home() {
 fn ending_a_domain_kills_its_processes_even_when_paused() {
     for paused in [false, true] {
         for mut keeper in both() {
-            let mut victim = Victim::run("sleep 600 & wait");
+            let mut victim = Victim::run("read -r go; sleep 600 & wait");
             let id = one(&mut keeper, Lifetime::UntilLeft);
             keeper.enter(id, victim.pid()).unwrap();
+            // What it starts from now on is the domain's, even while that ends.
+            victim.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
             keeper.pause(id, paused).unwrap();
             keeper.end(id, false).unwrap();
             assert!(!victim.0.wait().unwrap().success());
