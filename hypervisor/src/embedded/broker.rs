@@ -25,6 +25,7 @@ pub(crate) mod message;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -95,6 +96,8 @@ struct Connection {
     shares: BTreeMap<u64, Share>,
 }
 
+/// How long a hypervisor that is to end when it is empty waits for its first domain.
+const FIRST_DOMAIN: Duration = Duration::from_secs(60);
 /// Tokens of what is waited for that is no connection; those count from [`FIRST`].
 const DOOR: u64 = 0;
 const STOP: u64 = 1;
@@ -107,12 +110,23 @@ impl Broker {
     ///
     /// Another hypervisor runs there, or the folder, the sockets or the store cannot be made.
     pub fn start(options: &Options) -> Result<Self, Error> {
+        match options.place.lock()? {
+            Some(lock) => Self::start_locked(options, lock),
+            None => {
+                let shown = options.place.folder().display();
+                let problem = "another hypervisor runs there; name another folder with DOMKIT_RUN";
+                Err(ConfigError::new("runtime folder", shown, problem).into())
+            }
+        }
+    }
+
+    /// As [`start`](Self::start), by who holds the lock of its place already.
+    ///
+    /// # Errors
+    ///
+    /// The folder, the sockets or the store cannot be made.
+    pub fn start_locked(options: &Options, lock: Lock) -> Result<Self, Error> {
         let place = options.place.clone();
-        let shown = place.folder().display().to_string();
-        let Some(lock) = place.lock()? else {
-            let problem = "another hypervisor runs there; name another folder with DOMKIT_RUN";
-            return Err(ConfigError::new("runtime folder", shown, problem).into());
-        };
         raise_descriptor_limit();
         let memory_kib = match options.memory_kib {
             Some(kib) => kib,
@@ -163,7 +177,8 @@ impl Broker {
         self.epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP)).map_err(waiting)?;
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            let count = match self.epoll.wait(&mut events, self.patience()) {
+                Ok(0) if self.is_deserted() => return Ok(()),
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(waiting(errno)),
@@ -175,9 +190,25 @@ impl Broker {
                     token => self.serve(token),
                 }
             }
-            if self.until_empty && self.had_domains && self.keeper.book().living() == 0 {
+            if self.had_domains && self.is_deserted() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Whether nobody is here any more, where that is the end. A tool or a program that is about
+    /// to join a domain counts too: it was told that there is a hypervisor.
+    fn is_deserted(&self) -> bool {
+        let empty = self.connections.is_empty() && self.keeper.book().living() == 0;
+        self.until_empty && empty
+    }
+
+    /// How long to wait for something to happen.
+    fn patience(&self) -> EpollTimeout {
+        if self.is_deserted() {
+            EpollTimeout::try_from(FIRST_DOMAIN).unwrap_or(EpollTimeout::NONE)
+        } else {
+            EpollTimeout::NONE
         }
     }
 

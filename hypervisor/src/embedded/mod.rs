@@ -32,6 +32,7 @@
 mod arena;
 pub mod broker;
 mod channel;
+mod control;
 mod frame;
 mod grant_table;
 mod granting;
@@ -44,6 +45,7 @@ mod store;
 mod using;
 
 pub use channel::EventChannel;
+pub use control::{Control, MachineInfo};
 pub use pages::Pages;
 pub use place::{Lock, Place};
 pub use session::Domain;

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use nix::errno::Errno;
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{Shutdown, getsockopt, shutdown};
 
 use crate::domain::DomainSpec;
 use crate::xenstore::Client;
@@ -41,6 +42,17 @@ impl Session {
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
         }
         answer
+    }
+
+    /// The process that listened for this connection.
+    pub(crate) fn peer_pid(&self) -> nix::Result<i32> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(getsockopt(&*socket, PeerCredentials)?.pid())
+    }
+
+    /// The connection itself, by which this process stays what it has become.
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.socket.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self) {

@@ -95,10 +95,20 @@ impl Broker {
                 let domain = self.create(&DomainSpec::from(spec), Lifetime::UntilDestroyed)?;
                 return Ok(Reply::Created { domain: domain.get() });
             }
+            Request::CreateUntilLeft { spec } => {
+                let domain = self.create(&DomainSpec::from(spec), Lifetime::UntilLeft)?;
+                return Ok(Reply::Created { domain: domain.get() });
+            }
             Request::List { after } => {
                 let all = self.keeper.list();
                 let next = all.iter().filter(|one| after.is_none_or(|after| one.id.get() > after));
                 return Ok(Reply::List { domains: next.take(LISTED).map(Known::from).collect() });
+            }
+            Request::Enter { domain } => {
+                let domain = number(domain)?;
+                let connection = self.connections.get_mut(&token).ok_or_else(|| lost(domain))?;
+                self.keeper.enter(domain, connection.pid)?;
+                connection.domain = Some(domain);
             }
             Request::Info => {
                 let book = self.keeper.book();

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{DomainInfo, DomainSpec, DomainState};
-use crate::{ConfigError, Error, HostError};
+use crate::{ConfigError, DomId, Error, HostError};
 
 /// What is asked of the broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,17 @@ pub(crate) enum Request {
     Create {
         /// What it is to get.
         spec: Spec,
+    },
+    /// Makes a domain, paused, that ends when its last process has left it. Answered by
+    /// [`Reply::Created`].
+    CreateUntilLeft {
+        /// What it is to get.
+        spec: Spec,
+    },
+    /// Be a process of `domain`, held to its share, but without its memory or store.
+    Enter {
+        /// Which.
+        domain: u16,
     },
     /// The next domains after number `after`. Answered by [`Reply::List`]; empty after the last.
     List {
@@ -204,6 +215,19 @@ impl From<&DomainInfo> for Known {
             state,
             cpu_ns: info.cpu_ns,
         }
+    }
+}
+
+impl Known {
+    /// As the control client's callers know it; `None` where the number is no domain's.
+    pub(crate) fn into_info(self) -> Option<DomainInfo> {
+        let state = match self.state {
+            State::Running => DomainState::Running,
+            State::Paused => DomainState::Paused,
+            State::Dying => DomainState::Dying,
+        };
+        let id = DomId::new(self.domain)?;
+        Some(DomainInfo::new(id, self.spec.into(), self.target_kib, state, self.cpu_ns))
     }
 }
 
