@@ -16,6 +16,8 @@ pub mod domain;
 pub mod embedded;
 pub mod error;
 pub mod event;
+#[cfg(feature = "embedded")]
+pub mod find;
 pub mod id;
 pub mod memory;
 pub mod store;
