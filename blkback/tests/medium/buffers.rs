@@ -45,6 +45,14 @@ impl Pages {
         Self::new(&[], &[])
     }
 
+    /// Where all of it lies: to be registered as buffer `slot`, which the pieces name from here on.
+    pub(crate) fn registered(&mut self, slot: u16) -> (*mut u8, usize) {
+        for piece in &mut self.pieces {
+            piece.fixed = Some(slot);
+        }
+        (self.base, self.layout.size())
+    }
+
     /// What the pieces hold now.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -145,6 +145,61 @@ fn a_full_engine_gives_back_and_goes_on() {
 }
 
 #[test]
+fn many_at_once_keep_their_places() {
+    for folder in folders() {
+        for (name, _image, medium) in media(folder.path()) {
+            let mut engine = medium.engine::<Pages>(0, 32).unwrap();
+            for round in 0..3_u64 {
+                let content = |at: u64| vec![(at * 3 + round) as u8; 8192];
+                for batch in 0..4_u64 {
+                    for at in batch * 32..(batch + 1) * 32 {
+                        let held = Pages::new(&[512, 4096, 3584], &content(at));
+                        let operation = Operation::Write { offset: at * 8192 };
+                        assert!(engine.submit(operation, held).is_ok(), "{name}");
+                    }
+                    for (_, result) in finish(&mut engine, 32) {
+                        assert_eq!(result, Ok(8192), "{name}");
+                    }
+                }
+                for at in 0..32_u64 {
+                    let held = Pages::new(&[8192], &[]);
+                    let operation = Operation::Read { offset: (at * 4 + round) * 8192 };
+                    assert!(engine.submit(operation, held).is_ok(), "{name}");
+                }
+                // In whatever order they finish, each of them once.
+                let mut read: Vec<_> =
+                    finish(&mut engine, 32).iter().map(|(held, _)| held.bytes()).collect();
+                let mut want: Vec<_> = (0..32).map(|at| content(at * 4 + round)).collect();
+                read.sort();
+                want.sort();
+                assert!(read == want, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn registered_memory_is_used_and_let_go_of() {
+    for folder in folders() {
+        for (name, _image, medium) in media(folder.path()) {
+            let mut engine = medium.engine::<Pages>(0, 4).unwrap();
+            let bytes: Vec<u8> = (0..8192_u32).map(|at| (at / 9) as u8).collect();
+            let mut held = Pages::new(&[4096, 512, 3584], &bytes);
+            let (base, len) = held.registered(7);
+            // Where it gains nothing the engine says so, and takes no notice of the name.
+            let gains = engine.register(7, base, len);
+            assert!(!engine.register(u16::MAX, base, len), "{name}: beyond every table");
+            let (held, result) = one(&mut engine, Operation::Write { offset: 4096 }, held);
+            assert_eq!(result, Ok(8192), "{name}, registered: {gains}");
+            let (held, result) = one(&mut engine, Operation::Read { offset: 8192 }, held);
+            assert_eq!(result, Ok(8192), "{name}, registered: {gains}");
+            assert!(held.bytes()[..4096] == bytes[4096..], "{name}");
+            assert_eq!(engine.register(7, std::ptr::null_mut(), 0), gains, "{name}");
+        }
+    }
+}
+
+#[test]
 fn waiting_ends_with_the_event_and_with_time() {
     let folder = tempfile::tempdir().unwrap();
     let mut media = media(folder.path());
