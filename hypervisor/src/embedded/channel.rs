@@ -72,8 +72,9 @@ impl Words {
 
     /// Makes an end pending that somebody has and may have masked.
     pub(crate) fn wake(&self, end: usize, bell: &OwnedFd) {
-        if let Some(word) = self.of_end(end) {
-            word.fetch_or(PENDING, SeqCst);
+        if let Some(word) = self.of_end(end)
+            && word.fetch_or(PENDING, SeqCst) & MASKED == 0
+        {
             // Even if it was pending: who set that may have died before writing the eventfd.
             let _ = ring(bell);
         }

@@ -1,6 +1,6 @@
 //! Being a domain: the connection to the broker, and what it gave us.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -77,7 +77,7 @@ struct Inner {
     session: Arc<Session>,
     store: Client,
     memory: Option<Arc<OwnMemory>>,
-    peers: RwLock<HashMap<DomId, Weak<Peer>>>,
+    peers: RwLock<BTreeMap<DomId, Weak<Peer>>>,
     /// Held while the broker is asked for a peer's memory, so that it is asked once.
     asking: Mutex<()>,
     place: Place,

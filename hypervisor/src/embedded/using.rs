@@ -2,7 +2,8 @@
 //!
 //! The whole memory of a peer is mapped while anything of it is, so mapping one page, or several
 //! that are neighbours, is no system call: the pointer is there already. Only pages that are not
-//! neighbours are given a range of their own.
+//! neighbours are given a range of their own. Whoever copies from a peer of which it has nothing
+//! mapped pays for mapping its memory with each batch; a backend has the ring mapped.
 #![expect(unsafe_code, reason = "Mapping promises that its pages stay mapped")]
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use proptest::prelude::*;
 
 use super::wait_until;
 use crate::embedded::{Domain, EventChannel};
@@ -239,4 +240,69 @@ fn a_domain_cannot_take_all_descriptors() {
     assert!(held.len() <= 1024, "{refused}");
     drop(held);
     drop(bound(&greedy, &other));
+}
+
+/// What may happen to a channel.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Notify(usize),
+    Take(usize),
+    Unmask(usize),
+    Rebind(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (0..7_u8, 0..2_usize).prop_map(|(kind, end)| match kind {
+        0..=2 => Step::Notify(end),
+        3 | 4 => Step::Take(end),
+        5 => Step::Unmask(end),
+        _ => Step::Rebind(end),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+
+    // Against two bits an end, as event_channel.h describes them.
+    #[test]
+    fn agrees_with_two_bits_an_end(steps in prop::collection::vec(step(), 1..80)) {
+        let machine = Machine::new();
+        let domains = [machine.domain("front"), machine.domain("back")];
+        let (one, other) = bound(&domains[0], &domains[1]);
+        let mut ends = [one, other];
+        let (mut pending, mut masked) = ([false; 2], [false; 2]);
+        for step in steps {
+            match step {
+                Step::Notify(end) => {
+                    ends[end].notify().unwrap();
+                    pending[end ^ 1] = true;
+                }
+                Step::Take(end) => {
+                    let expected = pending[end] && !masked[end];
+                    prop_assert_eq!(ends[end].take(), expected);
+                    if expected {
+                        (pending[end], masked[end]) = (false, true);
+                    }
+                }
+                Step::Unmask(end) => {
+                    ends[end].unmask();
+                    masked[end] = false;
+                }
+                Step::Rebind(end) => {
+                    // While it is bound, it cannot be bound once more.
+                    let (stays, port) = (domains[end ^ 1].id(), ends[end ^ 1].port());
+                    prop_assert!(domains[end].bind(stays, port).is_err());
+                    let gone = ends[end].port();
+                    let spare = domains[end].allocate(stays).unwrap();
+                    drop(std::mem::replace(&mut ends[end], spare));
+                    ends[end] = domains[end].bind(stays, port).unwrap();
+                    prop_assert_eq!(ends[end].port(), gone);
+                    (pending, masked[end]) = ([true; 2], false);
+                }
+            }
+            for end in 0..2 {
+                prop_assert_eq!(readable(ends[end].as_fd(), 0), pending[end] && !masked[end]);
+            }
+        }
+    }
 }
