@@ -71,7 +71,12 @@ impl<L: Layout, M: Memory> XenRing<L, M> {
     /// There cannot be a ring like that.
     pub fn attach(memory: M, peer: DomId) -> Result<Self, PeerFault> {
         let back = Back::attach(memory).map_err(|fault| fault.by(peer))?;
-        Ok(Self { back, peer })
+        Ok(Self::over(back, peer))
+    }
+
+    /// A ring that somebody has attached to already: one that an earlier backend left, for one.
+    pub fn over(back: Back<Blkif<L>, M>, peer: DomId) -> Self {
+        Self { back, peer }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use hypervisor::{HostError, PeerFault};
 use nix::errno::Errno;
@@ -32,6 +33,8 @@ pub struct Serving {
     pub reach: Option<Reach>,
     /// How queues wait for work.
     pub waiting: Waiting,
+    /// How long a queue keeps mapped, or allocated, what an idle guest does not use.
+    pub idle: Duration,
 }
 
 impl Serving {
@@ -45,6 +48,7 @@ impl Serving {
             standing: Standing::default(),
             reach: None,
             waiting: Waiting::default(),
+            idle: Duration::from_secs(10),
         }
     }
 }

@@ -48,9 +48,6 @@ use crate::validate::Action;
 /// Requests that are begun in one round at most.
 const BATCH: usize = 64;
 
-/// How often an idle queue gives up what it keeps for the guest.
-const IDLE_NS: u64 = 10_000_000_000;
-
 /// Everything that serves one queue of one connection.
 pub struct Queue<R, G, E, C>
 where
@@ -285,14 +282,14 @@ where
         let mut until = self.held_until;
         let mut sooner = |at: u64| until = Some(until.map_or(at, |until| until.min(at)));
         if self.memory.holds_back() {
-            let tired = self.last_work_ns.saturating_add(IDLE_NS);
-            if tired <= now {
+            let idle = u64::try_from(self.serving.idle.as_nanos()).unwrap_or(u64::MAX);
+            if self.last_work_ns.saturating_add(idle) <= now {
                 self.memory.idle();
                 self.settle();
                 self.last_work_ns = now;
                 self.count_now();
             }
-            sooner(self.last_work_ns.saturating_add(IDLE_NS));
+            sooner(self.last_work_ns.saturating_add(idle));
         }
         if command == Command::Run && !self.submit.is_backed_up() {
             if self.requests.rearm()?.is_more() {

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use blkback::engine::memory::Disk;
+use blkback::engine::{Choice, Medium};
+use blkback::image::{Image, Options};
 use blkback::policy::acquire::Reach;
-use blkback::queue::{Command, Ended};
+use blkback::queue::{Command, Ended, Serving};
 use blkback::throttle::Limits;
 use blkback::validate::Rules;
 use proptest::prelude::*;
 use ring::wire::blkif::{Layout, Request, Segment, X86_32, X86_64, operation};
+use tempfile::TempDir;
 
-use crate::scene::{Guest, Scene, disk};
+use crate::scene::{Guest, Scene};
 
 /// Each queue has this many sectors of the disk to itself, so that its model needs no other.
 const SECTORS: u64 = 512;
@@ -49,6 +53,11 @@ fn way() -> impl Strategy<Value = Reach> {
         Just(Reach::Map),
         Just(Reach::Copy { pages: 300 }),
     ]
+}
+
+/// What the bytes end up on.
+fn medium() -> impl Strategy<Value = Option<Choice>> {
+    prop_oneof![Just(None), Just(Some(Choice::Auto)), Just(Some(Choice::Blocking))]
 }
 
 /// One queue's part of the disk, as it should be.
@@ -124,8 +133,8 @@ fn check<L: Layout>(
         }
         Ask::Discard { sector, sectors } => {
             let count = (*sectors).min(SECTORS - sector);
-            // Secure, since only that promises what is read afterwards.
-            let discard = guest.discard(model.first + sector, count, true);
+            // Each medium here gives zeroes afterwards, though the protocol promises nothing.
+            let discard = guest.discard(model.first + sector, count, number.is_multiple_of(2));
             prop_assert!(guest.ask(&discard).is_okay());
             let from = (*sector * 512) as usize;
             model.bytes[from..from + (count * 512) as usize].fill(0);
@@ -142,22 +151,40 @@ fn check<L: Layout>(
     Ok(())
 }
 
+/// A sparse image where cargo builds, which is a disk and not memory as a rule, or a disk in memory.
+fn make(choice: Option<Choice>, queues: usize) -> (Medium, Option<(TempDir, Image)>) {
+    let Some(choice) = choice else {
+        return (Medium::Memory(Arc::new(Disk::new(4 << 20, 512).unwrap())), None);
+    };
+    let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut options = Options::new(folder.path().join("disk.img"));
+    options.size = Some(4 << 20);
+    options.queues = queues as u16;
+    let image = Image::open(&options).unwrap();
+    (Medium::Image(Arc::clone(image.media()), choice), Some((folder, image)))
+}
+
 fn run<L: Layout + Send>(
     queues: usize,
-    reach: Reach,
+    (reach, choice): (Reach, Option<Choice>),
     limit: Option<u64>,
     asks: &[Ask],
 ) -> Result<(), TestCaseError> {
     let scene = Scene::new();
+    let (medium, _image) = make(choice, queues);
     let mut rules = Rules::new();
-    (rules.discard, rules.secure_discard) = (true, true);
-    let (disk, mut serving) = disk(4, rules);
+    (rules.discard, rules.secure_discard) = (true, choice.is_none());
+    let mut serving = Serving::new(rules, 4 << 11);
     serving.reach = Some(reach);
     serving.limits = Limits::new(limit, None);
     let serving = Arc::new(serving);
     let mut guests: Vec<Guest<L>> = (0..queues).map(|_| scene.guest(0, PAGES)).collect();
-    let served: Vec<_> =
-        guests.iter().map(|guest| scene.serve_memory(guest, &serving, true, &disk)).collect();
+    let serve = |(number, guest): (usize, &Guest<L>)| {
+        let medium = medium.clone();
+        let engine = move || medium.engine(number as u16, 64);
+        scene.serve(guest, &serving, true, engine)
+    };
+    let served: Vec<_> = guests.iter().enumerate().map(serve).collect();
     let all = std::thread::scope(|scope| {
         let start = |(number, guest)| {
             let first = number as u64 * SECTORS;
@@ -195,15 +222,16 @@ proptest! {
     fn the_disk_is_what_the_model_says(
         queues in 1usize..4,
         reach in way(),
+        choice in medium(),
         limited in any::<bool>(),
         narrow in any::<bool>(),
         asks in proptest::collection::vec(ask(), 1..60),
     ) {
         let limit = limited.then_some(20_000);
         if narrow {
-            run::<X86_32>(queues, reach, limit, &asks)?;
+            run::<X86_32>(queues, (reach, choice), limit, &asks)?;
         } else {
-            run::<X86_64>(queues, reach, limit, &asks)?;
+            run::<X86_64>(queues, (reach, choice), limit, &asks)?;
         }
     }
 }

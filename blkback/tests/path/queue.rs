@@ -467,8 +467,8 @@ fn pages_stay_mapped_for_a_frontend_that_reuses_them_and_for_no_other() {
         let mapped = if persistent { Revoked::Busy } else { Revoked::Done };
         assert_eq!(guest.revoke(0), mapped);
         assert_eq!(guest.revoke(3), Revoked::Done);
-        let seen = served.until("counted", |seen| seen.turns > 0);
-        assert_eq!(seen.mapped_pages, if persistent { 3 } else { 0 });
+        let pages = if persistent { 3 } else { 0 };
+        served.until("counted", |seen| seen.turns > 0 && seen.mapped_pages == pages);
     }
 }
 
@@ -581,4 +581,28 @@ fn pages_that_stay_are_known_to_the_engine_and_forgotten_before_they_go() {
     (0..4).for_each(|page| assert_eq!(guest.revoke(page), Revoked::Done));
     (4..8).for_each(|page| assert_eq!(guest.revoke(page), Revoked::Busy));
     drop(served);
+}
+
+#[test]
+fn an_idle_guest_gets_its_pages_back() {
+    for reach in [Reach::Persistent { pages: 64 }, Reach::Copy { pages: 64 }] {
+        let scene = Scene::new();
+        let mut guest: Guest = scene.guest(0, 2);
+        let (disk, mut serving) = disk(1, all());
+        (serving.reach, serving.idle) = (Some(reach), Duration::from_millis(5));
+        let served = scene.serve_memory(&guest, &Arc::new(serving), true, &disk);
+        for _ in 0..3 {
+            let pages = guest.segments(0, 2);
+            let write = guest.write(0, &pages);
+            assert_eq!(guest.ask(&write), Status::OKAY);
+        }
+        let began = Instant::now();
+        for page in 0..2 {
+            while guest.revoke(page) == Revoked::Busy {
+                assert!(began.elapsed() < PATIENCE, "never unmapped");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        served.until("told", |seen| seen.mapped_pages == 0);
+    }
 }
