@@ -8,10 +8,9 @@ mod hostile;
 
 use std::time::{Duration, Instant};
 
-use super::broker::message::{Reply, Request, Spec};
-use super::session::Session;
+use super::control::Control;
 use crate::DomId;
-use crate::domain::DomainSpec;
+use crate::domain::{DomainSpec, DomainState, Domains as _};
 use crate::testing::Machine;
 
 /// Waits until `condition` holds, for as long as a loaded machine may need.
@@ -25,21 +24,11 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// A domain that stays until it is destroyed.
 fn create(machine: &Machine, name: &str) -> DomId {
-    let session = Session::connect(machine.place()).unwrap();
-    let spec = Spec::from(&DomainSpec::new(name));
-    let request = serde_json::json!({ "Create": { "spec": spec, "until_left": false } });
-    match session.ask(&serde_json::from_value(request).unwrap()).unwrap() {
-        (Reply::Created { domain }, _) => DomId::new(domain).unwrap(),
-        other => panic!("{other:?}"),
-    }
+    Control::connect(machine.place()).unwrap().create(&DomainSpec::new(name)).unwrap()
 }
 
 /// What a domain is doing; `None` where there is no such domain.
-fn state_of(machine: &Machine, domain: DomId) -> Option<String> {
-    let session = Session::connect(machine.place()).unwrap();
-    let (reply, _) = session.ask(&Request::List { after: None }).unwrap();
-    let listed = serde_json::to_value(&reply).unwrap();
-    let all = listed["List"]["domains"].as_array().unwrap();
-    let one = all.iter().find(|one| one["domain"] == domain.get())?;
-    Some(one["state"].as_str().unwrap().to_owned())
+fn state_of(machine: &Machine, domain: DomId) -> Option<DomainState> {
+    let listed = Control::connect(machine.place()).unwrap().list().unwrap();
+    listed.iter().find(|one| one.id == domain).map(|one| one.state)
 }

@@ -5,7 +5,11 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::{create, state_of, wait_until};
-use crate::domain::DomainSpec;
+use nix::sys::resource::{Resource, setrlimit};
+
+use crate::domain::{DomainSpec, DomainState, Domains as _};
+use crate::embedded::broker::{Broker, Options};
+use crate::embedded::control::Control;
 use crate::embedded::{Domain, Place};
 use crate::event::{Channel as _, Events};
 use crate::memory::{Access, GrantStatus, Granting, MapFailed, Memory as _, Revoked, Using as _};
@@ -26,9 +30,13 @@ struct Other {
 
 impl Other {
     fn start(machine: &Machine, role: &str) -> Self {
+        Self::start_at(machine.place(), role)
+    }
+
+    fn start_at(place: &Place, role: &str) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "embedded::tests::death::other_process", "--ignored", "--nocapture"])
-            .env(PLACE, machine.place().folder())
+            .env(PLACE, place.folder())
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -79,6 +87,7 @@ fn other_process() {
     match std::env::var(ROLE).unwrap().as_str() {
         "user" => be_user(&place),
         "granter" => be_granter(&place),
+        "broker" => be_broker(place),
         role => be_driver(&place, domid(role.parse().unwrap())),
     }
 }
@@ -106,6 +115,16 @@ fn be_granter(place: &Place) {
     domain.grant(&memory, 0, Access::ReadWrite, &mut gref).unwrap();
     println!("granted: {}", gref[0]);
     heard();
+}
+
+/// Runs a hypervisor that may open few descriptors, until nothing is to be heard any more.
+fn be_broker(place: Place) {
+    setrlimit(Resource::RLIMIT_NOFILE, 64, 64).unwrap();
+    let mut options = Options::new(place);
+    options.groups = false;
+    let broker = Broker::start(&options).unwrap();
+    println!("serving: 1");
+    broker.run(std::io::stdin()).unwrap();
 }
 
 /// Enters a domain that was created, binds a port of another, and masks it.
@@ -148,7 +167,7 @@ fn memory_of_a_killed_process_stays_while_it_is_mapped() {
     let two = back.map(granter, &[gref], Access::ReadOnly).unwrap();
     other.kill();
     let state = || state_of(&machine, granter);
-    wait_until("it is dying", || state().as_deref() == Some("Dying"));
+    wait_until("it is dying", || state() == Some(DomainState::Dying));
     // The bytes are there, and can be written: nothing faults.
     let mut seen = vec![0; TEXT.len()];
     two.read_at(0, &mut seen).unwrap();
@@ -160,7 +179,7 @@ fn memory_of_a_killed_process_stays_while_it_is_mapped() {
         other => panic!("{other:?}"),
     }
     drop(one);
-    assert_eq!(state().as_deref(), Some("Dying"));
+    assert_eq!(state(), Some(DomainState::Dying));
     drop(two);
     wait_until("nothing is left of it", || state().is_none());
 }
@@ -248,4 +267,50 @@ fn a_domain_without_a_broker_keeps_what_it_has() {
     assert!(Events::allocate(&front, back.id()).is_err());
     drop((mapped, one, other));
     assert_eq!(front.revoke(gref[0]), Revoked::Done);
+}
+
+#[test]
+fn a_destroyed_domain_is_cut_off() {
+    let machine = Machine::new();
+    let (back, guest) = (machine.domain("back"), create(&machine, "guest"));
+    let guest = Domain::enter(machine.place(), guest).unwrap();
+    let memory = Granting::allocate(&guest, 1, back.id()).unwrap();
+    let mut gref = [GrantRef(0)];
+    guest.grant(&memory, 0, Access::ReadWrite, &mut gref).unwrap();
+    let mapped = back.map(guest.id(), &gref, Access::ReadWrite).unwrap();
+    let end = Events::allocate(&back, guest.id()).unwrap();
+    let other = guest.bind(back.id(), end.port()).unwrap();
+    let control = Control::connect(machine.place()).unwrap();
+    control.destroy(guest.id()).unwrap();
+    assert_eq!(state_of(&machine, guest.id()), Some(DomainState::Dying));
+    assert!(control.destroy(guest.id()).is_err());
+    assert!(Events::allocate(&guest, back.id()).is_err());
+    end.notify().unwrap();
+    drop((mapped, other));
+    assert_eq!(state_of(&machine, guest.id()), None);
+}
+
+#[test]
+fn a_broker_without_descriptors_refuses_and_recovers() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Place::at(folder.path().join("run"));
+    let mut broker = Other::start_at(&place, "broker");
+    broker.said("serving:");
+    for round in 0..3 {
+        let mut joined = Vec::new();
+        let refused = loop {
+            let name = format!("guest-{round}-{}", joined.len());
+            match Domain::join(&place, &DomainSpec::new(name)) {
+                Ok(domain) => joined.push(domain),
+                Err(error) => break error,
+            }
+        };
+        assert!((2..60).contains(&joined.len()), "{} joined: {refused}", joined.len());
+        // Those who are in can still be answered.
+        joined.truncate(2);
+        wait_until("there is room for a channel", || {
+            Events::allocate(&joined[0], joined[1].id()).is_ok()
+        });
+    }
+    broker.kill();
 }
