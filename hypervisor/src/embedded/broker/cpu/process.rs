@@ -246,7 +246,7 @@ mod tests {
         };
         // What began before it entered is not its domain's.
         let later = now() + 1000;
-        assert_eq!(with_descendants(&[(root.clone(), later)]), [root.clone()]);
+        assert_eq!(with_descendants(&[(root.clone(), later)]), std::slice::from_ref(&root));
         kill_all(&[(root.clone(), 0)]);
         shell.wait().unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
