@@ -1,0 +1,61 @@
+//! Becoming a domain and getting the disk.
+
+use anyhow::Context as _;
+use blkfront::host::{HostDisk, find};
+use blkfront::{Config, DiskInfo, vdev};
+use hypervisor::domain::DomainSpec;
+use hypervisor::embedded::Domain;
+
+use crate::args::Args;
+use crate::size::Size;
+use crate::stop::Stop;
+
+/// A disk in use.
+pub(crate) struct Attached {
+    pub(crate) disk: HostDisk<Domain>,
+    pub(crate) info: DiskInfo,
+    /// What it is called.
+    pub(crate) name: String,
+    pub(crate) domain: Domain,
+    pub(crate) stop: Stop,
+}
+
+/// Joins, waits for the disk and connects it; with room for `depth` requests in each queue and
+/// for `extra` bytes of granted memory besides what the disk itself needs.
+pub(crate) fn attach(args: &Args, depth: u32, extra: u64) -> anyhow::Result<Attached> {
+    let stop = Stop::listen()?;
+    let mut config = Config::default();
+    config.queues = args.queues;
+    config.ring_order = args.ring_page_order;
+    config.depth = depth.max(1);
+    let found = hypervisor::find::hypervisor()?;
+    eprintln!("blkfront: {}", found.how);
+    let mut spec = DomainSpec::new(&args.domain_name);
+    let page = hypervisor::PAGE_SIZE as u64;
+    let ring = 1_u64 << args.ring_page_order;
+    let queue = (config.pool_pages as u64).saturating_add(ring);
+    let needed =
+        queue.saturating_mul(args.queues.into()).saturating_mul(page).saturating_add(extra);
+    // What the domain itself needs besides is little; an eighth on top leaves room for fragments.
+    let needed = needed.saturating_add(needed / 8);
+    spec.memory_kib = args.memory.0.max(needed).div_ceil(1024);
+    spec.vcpus = args.queues;
+    let domain = found.join(&spec)?;
+    let id = domain.id();
+    eprintln!(
+        "blkfront: domain {id} ({}), {}; waiting for a disk",
+        args.domain_name,
+        Size(spec.memory_kib.saturating_mul(1024))
+    );
+    let number = find::wait(&domain, args.vdev.as_deref(), args.timeout)?;
+    let name = vdev::name(number);
+    let disk = HostDisk::open(domain.clone(), &find::directory(number), config)?;
+    let info = disk.wait(args.timeout).with_context(|| format!("disk {name}"))?;
+    eprintln!(
+        "blkfront: {name}: {}, sectors of {} bytes{}",
+        Size(info.size),
+        info.sector_size,
+        if info.read_only { ", read-only" } else { "" }
+    );
+    Ok(Attached { disk, info, name, domain, stop })
+}
