@@ -91,17 +91,17 @@ pub(super) fn check_multiple(
     if size.is_multiple_of(unit) {
         return Ok(());
     }
+    let Some(up) = size.checked_next_multiple_of(unit) else {
+        return Err(ConfigError::new(thing, value, "is more than any image can have"));
+    };
     let problem = match (sector_size, size.is_multiple_of(512)) {
         (4096, true) => format!(
             "{size} bytes are not a multiple of the 4096-byte sector; use --sector-size 512, or \
-             round the size up to {}",
-            size.next_multiple_of(unit)
+             round the size up to {up}"
         ),
         _ => format!(
             "{size} bytes are not a multiple of the {sector_size}-byte sector; round the size up \
-             to {} (truncate -s {} FILE does so for a file)",
-            size.next_multiple_of(unit),
-            size.next_multiple_of(unit)
+             to {up} (truncate -s {up} FILE does so for a file)"
         ),
     };
     Err(ConfigError::new(thing, value, problem))
@@ -155,4 +155,22 @@ fn of_file(file: &File, size: u64) -> Result<(u32, Option<DiscardLimits>), HostE
     let beyond = i64::try_from(size).unwrap_or(i64::MAX);
     let punches = fallocate(file, mode, beyond, i64::from(block)).is_ok();
     Ok((block, punches.then_some(DiscardLimits::new(block, false))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_multiple;
+
+    #[test]
+    fn sizes_beyond_everything_are_refused_in_words() {
+        for (size, words) in [
+            (u64::MAX, "more than any image"),
+            (0, "no bytes at all"),
+            (513, "round the size up to 1024"),
+        ] {
+            let error = check_multiple("size", &size, size, 512).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(check_multiple("size", &512, 512, 512).is_ok());
+    }
 }
