@@ -1,0 +1,212 @@
+//! `blkback ctl`: finds the daemon, asks it, and shows what it says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use blkback::control::message::{Counters, Device, Limits, Ring};
+use blkback::control::{Client, Request, socket};
+use blkback::stats::Snapshot;
+use hypervisor::embedded::Place;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::options::{Ctl, What};
+use crate::size;
+
+pub(crate) fn run(ctl: &Ctl) -> Result<()> {
+    if matches!(ctl.what, What::List) {
+        return list(ctl);
+    }
+    let path = the_one(ctl)?;
+    let request = match ctl.what {
+        What::List => Request::List,
+        What::Rings => Request::Rings,
+        What::Counters => Request::Counters,
+        What::Resize { size } => Request::Resize { size },
+        What::Limits { iops, bytes } => Request::Limits { iops, bytes },
+        What::Detach { force } => Request::Detach { force },
+    };
+    let answer = ask(&path, &request)?;
+    if ctl.json {
+        println!("{answer}");
+        return Ok(());
+    }
+    match ctl.what {
+        What::List => {}
+        What::Rings => rings(&read::<Vec<Ring>>(answer)?),
+        What::Counters => counters(&read(answer)?)?,
+        What::Resize { .. } => println!("size: {}", size::show(read(answer)?)),
+        What::Limits { .. } => {
+            let limits: Limits = read(answer)?;
+            println!("requests a second: {}", number_or_none(limits.iops));
+            println!("bytes a second:    {}", limits.bytes.map_or("none".into(), size::show));
+        }
+        What::Detach { .. } => println!("detached"),
+    }
+    Ok(())
+}
+
+fn ask(path: &std::path::Path, request: &Request) -> Result<Value> {
+    match Client::connect(path)?.ask(request)? {
+        Ok(answer) => Ok(answer),
+        Err(words) => bail!("{words}"),
+    }
+}
+
+fn read<T: DeserializeOwned>(answer: Value) -> Result<T> {
+    serde_json::from_value(answer).context("the daemon is of another version than this program")
+}
+
+/// Every daemon that answers, with what it serves.
+fn found(ctl: &Ctl) -> Result<Vec<(PathBuf, Device)>> {
+    if let Some(path) = &ctl.control {
+        return Ok(vec![(path.clone(), read(ask(path, &Request::List)?)?)]);
+    }
+    let mut found = Vec::new();
+    for path in socket::find(Place::standard().folder())? {
+        // One that was killed has left its socket and does not answer.
+        let Ok(mut client) = Client::connect(&path) else { continue };
+        if let Ok(Ok(answer)) = client.ask(&Request::List) {
+            found.push((path, read::<Device>(answer)?));
+        }
+    }
+    if let Some(image) = &ctl.image {
+        let full = std::fs::canonicalize(image).unwrap_or_else(|_| image.clone());
+        found.retain(|(_, device)| full == *device.image || *image == *device.image);
+    }
+    Ok(found)
+}
+
+fn the_one(ctl: &Ctl) -> Result<PathBuf> {
+    if let Some(path) = &ctl.control {
+        return Ok(path.clone());
+    }
+    let mut found = found(ctl)?;
+    match (found.pop(), found.is_empty()) {
+        (Some((path, _)), true) => Ok(path),
+        (None, _) => match &ctl.image {
+            Some(image) => bail!("image '{}': no blkback serves it here", image.display()),
+            None => bail!(
+                "no blkback runs here (looked in {}); name its socket with --control",
+                Place::standard().folder().display()
+            ),
+        },
+        (Some(last), false) => {
+            found.push(last);
+            let images: Vec<_> = found.iter().map(|(_, device)| device.image.as_str()).collect();
+            bail!("several blkbacks run here; choose by --image: {}", images.join(", "))
+        }
+    }
+}
+
+fn list(ctl: &Ctl) -> Result<()> {
+    let found = found(ctl)?;
+    if ctl.json {
+        let devices: Vec<_> = found.iter().map(|(_, device)| device).collect();
+        println!("{}", serde_json::to_string(&devices)?);
+        return Ok(());
+    }
+    let mut table = vec![
+        ["IMAGE", "SIZE", "MODE", "ENGINE", "GUEST", "DISK", "STATE", "QUEUES", "PID"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    for (_, d) in &found {
+        let guest = match d.guest_id {
+            Some(id) => format!("{} ({id})", d.guest),
+            None => format!("{} (awaited)", d.guest),
+        };
+        table.push(vec![
+            d.image.clone(),
+            size::show(d.size),
+            if d.read_only { "r" } else { "w" }.into(),
+            d.engine.clone(),
+            guest,
+            d.vdev.clone(),
+            d.state.clone(),
+            d.queues.to_string(),
+            d.pid.to_string(),
+        ]);
+    }
+    print_table(&table);
+    for (_, d) in &found {
+        if let Some(fault) = &d.fault {
+            println!("{}: {fault}", d.image);
+        }
+    }
+    Ok(())
+}
+
+fn rings(rings: &[Ring]) {
+    let head = ["QUEUE", "SLOTS", "TAKEN", "ANSWERED", "UNDER WAY"].map(String::from).to_vec();
+    let rows = rings.iter().map(|r| {
+        [r.queue, r.slots, r.taken, r.answered, r.under_way].map(|n| n.to_string()).to_vec()
+    });
+    print_table(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
+}
+
+/// One row a counter, one column a queue, and the sum.
+fn counters(counters: &Counters) -> Result<()> {
+    let all = flat(&counters.total)?;
+    let queues: Vec<_> = counters.queues.iter().map(flat).collect::<Result<_>>()?;
+    let mut head = vec!["COUNTER".to_owned()];
+    head.extend((0..queues.len()).map(|queue| format!("QUEUE {queue}")));
+    head.push("ALL".to_owned());
+    let mut table = vec![head];
+    for (name, total) in &all {
+        let mut row = vec![name.clone()];
+        row.extend(queues.iter().map(|queue| queue.get(name).unwrap_or(&0).to_string()));
+        row.push(total.to_string());
+        table.push(row);
+    }
+    print_table(&table);
+    for percent in [50, 90, 99] {
+        if let Some(ns) = counters.total.latency_ns(&Snapshot::default(), percent) {
+            println!("latency of {percent}%: under {:.1} us", ns as f64 / 1000.0);
+        }
+    }
+    Ok(())
+}
+
+/// A snapshot's numbers by name; those in maps by both names.
+fn flat(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>> {
+    let mut numbers = BTreeMap::new();
+    let Value::Object(all) = serde_json::to_value(snapshot)? else { return Ok(numbers) };
+    for (name, value) in all {
+        match value {
+            Value::Number(number) => {
+                numbers.insert(name, number.as_u64().unwrap_or_default());
+            }
+            Value::Object(inner) => numbers.extend(inner.iter().map(|(reason, number)| {
+                (format!("{name}: {reason}"), number.as_u64().unwrap_or_default())
+            })),
+            _ => {}
+        }
+    }
+    Ok(numbers)
+}
+
+fn number_or_none(number: Option<u64>) -> String {
+    number.map_or("none".into(), |number| number.to_string())
+}
+
+/// Columns as wide as their widest cell; numbers to the right.
+fn print_table(rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| {
+            if cell.parse::<u64>().is_ok() {
+                format!("{cell:>width$}")
+            } else {
+                format!("{cell:<width$}")
+            }
+        });
+        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}

@@ -1,0 +1,166 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use blkback::device::Wanted;
+use blkback::image::Direct;
+use blkback::vdev::Vdev;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::size;
+
+const EXAMPLES: &str = "\
+Examples:
+  blkback --image disk.img                     serve an image to the domain named guest, as xvda
+  blkback --image new.img --size 10G           make a sparse image first, if there is none
+  blkback --image cd.img --readonly --vdev xvdb --domain web
+  blkback --image /dev/vg0/data --queues 2 --limit-iops 5000 --stats
+  blkback --engine null --size 1T --poll       measure what lies in front of the image
+  blkback ctl list                             what is served here, and to whom
+  blkback ctl resize 20G                       grow the image while the guest uses it
+
+The daemon joins the hypervisor that runs here; where there is none, it starts one for itself. It
+waits for its guest, and when that one goes, for the next of the name. SIGTERM lets the guest finish.";
+
+/// Serves a disk image to a guest domain.
+#[derive(Debug, Parser)]
+#[command(name = "blkback", version, after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) serve: Serve,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What carries requests to the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineName {
+    /// io_uring, or plain calls where the kernel refuses it.
+    Auto,
+    /// io_uring.
+    Uring,
+    /// Plain reads and writes.
+    Blocking,
+    /// Nothing: all requests succeed at once and keep nothing. For measuring; needs no image.
+    Null,
+    /// This process's memory. Needs no image.
+    Memory,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    /// The image: a raw file or a block device.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Make a sparse image of this size where there is none (10G, 512M, ...).
+    #[arg(long, value_parser = size::parse, value_name = "SIZE")]
+    pub(crate) size: Option<u64>,
+    /// The guest to serve, by name (waited for) or number.
+    #[arg(long, default_value = "guest", value_name = "NAME|ID")]
+    pub(crate) domain: Wanted,
+    /// The disk's name in the guest.
+    #[arg(long, default_value = "xvda", value_name = "NAME")]
+    pub(crate) vdev: Vdev,
+    /// Refuse writes. Several daemons may serve one image so.
+    #[arg(long, alias = "read-only")]
+    pub(crate) readonly: bool,
+    /// Bytes in a sector: 512 or 4096. Without it, what the image has.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) sector_size: Option<u32>,
+    /// The most queues that the guest may use, each served by a thread of its own. Without it, one
+    /// for each processor up to 4.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64), value_name = "N")]
+    pub(crate) queues: Option<u16>,
+    /// The most pages of a ring, as a power of two: 0 is 32 requests at a time, 4 is 512.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=4))]
+    #[arg(value_name = "N")]
+    pub(crate) ring_page_order: u32,
+    /// Go past the page cache: on, off, or auto, wherever that works.
+    #[arg(long, default_value = "auto", value_name = "on|off|auto")]
+    pub(crate) direct: Direct,
+    /// What carries requests to the image.
+    #[arg(long, value_enum, default_value_t = EngineName::Auto, value_name = "ENGINE")]
+    pub(crate) engine: EngineName,
+    /// The most requests a second. Can be changed while running (ctl limits). 0 is no limit.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) limit_iops: u64,
+    /// The most bytes a second (100M, ...). Can be changed while running. 0 is no limit.
+    #[arg(long, default_value = "0", value_parser = size::parse, value_name = "SIZE")]
+    pub(crate) limit_bytes: u64,
+    /// Never sleep: each queue takes a whole processor. For measuring.
+    #[arg(long, conflicts_with = "no_poll")]
+    pub(crate) poll: bool,
+    /// Always sleep as soon as there is nothing to do. By default a queue looks around for a while
+    /// where that has paid lately, and sleeps when the guest is idle.
+    #[arg(long)]
+    pub(crate) no_poll: bool,
+    /// Print a line each second: requests, bytes, latency and queue depth.
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the control socket lies, if not in the hypervisor's runtime folder.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask a running blkback, or change what it does.
+    Ctl(Ctl),
+    /// Print completions for a shell.
+    Completions {
+        /// Which.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Ctl {
+    /// The daemon's control socket. Without it, the one daemon in the hypervisor's runtime folder.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+    /// The daemon that serves this image, where there are several.
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "control")]
+    pub(crate) image: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum What {
+    /// What is served, to whom, and in which state; of all daemons found.
+    List,
+    /// Where the rings are.
+    Rings,
+    /// What was counted since the guest connected.
+    Counters,
+    /// Grow the image to a size, or take over what it has been grown to; the guest is told.
+    Resize {
+        /// The new size (20G, ...). Without it, look how large the image is now.
+        #[arg(value_parser = size::parse)]
+        size: Option<u64>,
+    },
+    /// Show the limits, or change them.
+    Limits {
+        /// The most requests a second; 0 is no limit.
+        #[arg(long)]
+        iops: Option<u64>,
+        /// The most bytes a second; 0 is no limit.
+        #[arg(long, value_parser = size::parse)]
+        bytes: Option<u64>,
+    },
+    /// Take the disk away from the guest, and end the daemon.
+    Detach {
+        /// Without waiting for the guest to let go of it.
+        #[arg(long)]
+        force: bool,
+    },
+}

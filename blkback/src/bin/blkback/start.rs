@@ -1,0 +1,224 @@
+//! `blkback`: from the command line to the loop, and back.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Result, bail};
+use blkback::connect::xenbus::Offer;
+use blkback::control::{Server, socket};
+use blkback::device::desk::{name_of, nonzero};
+use blkback::device::toolstack::Order;
+use blkback::device::{DeviceDesk, Disks, Plan, Policy, Serving, Wanted};
+use blkback::engine::memory::Disk;
+use blkback::engine::{Choice, Medium};
+use blkback::image::{Geometry, Image, Options};
+use blkback::policy::polling::Waiting;
+use hypervisor::domain::DomainSpec;
+use hypervisor::embedded::Domain;
+use hypervisor::find::{self, Found};
+use hypervisor::{ConfigError, Error};
+use serde_json::json;
+
+use crate::options::{EngineName, Serve};
+use crate::stats::Printer;
+use crate::{signals, size};
+
+/// Our domain's name, where nobody else has it.
+const NAME: &str = "blkback";
+/// The most queues that are offered where nothing was said.
+const QUEUES: usize = 4;
+/// What the daemon itself needs, in KiB: nothing is granted from it.
+const MEMORY_KIB: u64 = 64 * 1024;
+/// The size of a disk without an image where nothing was said.
+const SIZE: u64 = 1 << 30;
+
+pub(crate) fn run(options: &Serve) -> Result<()> {
+    // Before any thread is there, so that all of them leave signals to one.
+    let signals = signals::hold()?;
+    let queues = options.queues.unwrap_or_else(usual_queues);
+    let (medium, image) = open(options, queues)?;
+    let found = find::hypervisor()?;
+    say(options, &found.how, &json!({ "hypervisor": found.how }));
+    let domain = join(&found, options, &medium)?;
+    let control = domain.open_control_store()?;
+    if let Wanted::Id(_) = options.domain {
+        options.domain.demand(&control)?;
+    }
+
+    let policy = policy(options);
+    let disks = Arc::new(Disks::new(medium, image, &policy));
+    let plan = Plan {
+        me: domain.id(),
+        wanted: options.domain.clone(),
+        order: Order {
+            vdev: options.vdev,
+            params: name(options, &disks),
+            read_only: options.readonly,
+        },
+        offer: Offer {
+            queues: queues.into(),
+            ring_page_order: options.ring_page_order,
+            persistent: true,
+        },
+    };
+    let store = domain.open_store()?;
+    let serving = Serving::new(&domain, &store, &control, &*disks, plan)?;
+    let desk = DeviceDesk {
+        disks: Arc::clone(&disks),
+        board: serving.board(),
+        slot: serving.slot(),
+        image: name(options, &disks),
+        engine: engine_name(options, &disks),
+        vdev: options.vdev.to_string(),
+        wanted: options.domain.to_string(),
+    };
+    let path = match &options.control {
+        Some(path) => path.clone(),
+        None => socket::path_for(found.place().folder(), Path::new(&desk.image)),
+    };
+    let listening = Server::start(&path, Arc::new(desk))?;
+    signals::pass_on(signals, serving.slot())?;
+    ready(options, &disks, listening.path());
+    let printer =
+        options.stats.then(|| Printer::start(Arc::clone(&disks), options.json)).transpose()?;
+
+    let ended = serving.run();
+    drop(printer);
+    drop(listening);
+    let ended = ended?;
+    say(options, &ended.to_string(), &json!({ "ended": ended.to_string() }));
+    if let Some(errno) = disks.lost() {
+        let why = std::io::Error::from_raw_os_error(errno);
+        bail!("{}: a flush failed ({why}): what was written may be lost", name(options, &disks));
+    }
+    Ok(())
+}
+
+/// The medium, and the image where it is one.
+fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
+    let sector_size = options.sector_size.unwrap_or(512);
+    let choice = match options.engine {
+        EngineName::Auto => Choice::Auto,
+        EngineName::Uring => Choice::Uring,
+        EngineName::Blocking => Choice::Blocking,
+        EngineName::Memory | EngineName::Null => {
+            if let Some(image) = &options.image {
+                let problem = "this engine keeps nothing in an image; leave --image out, or choose \
+                               another --engine";
+                return Err(ConfigError::new("--image", image.display(), problem).into());
+            }
+            // Its checks are the same for a disk that keeps nothing.
+            let disk = Disk::new(options.size.unwrap_or(SIZE), sector_size)?;
+            return Ok(match options.engine {
+                EngineName::Null => {
+                    let mut geometry = Geometry::new(disk.geometry().size, sector_size);
+                    geometry.read_only = options.readonly;
+                    (Medium::Null(geometry), None)
+                }
+                _ => (Medium::Memory(Arc::new(disk)), None),
+            });
+        }
+    };
+    let Some(path) = &options.image else {
+        bail!("there is nothing to serve: name an image, as in --image disk.img");
+    };
+    let mut wanted = Options::new(path);
+    wanted.size = options.size;
+    wanted.read_only = options.readonly;
+    wanted.sector_size = options.sector_size;
+    wanted.direct = options.direct;
+    wanted.queues = queues;
+    let image = Image::open(&wanted)?;
+    Ok((Medium::Image(Arc::clone(image.media()), choice), Some(image)))
+}
+
+/// Becomes a domain: `blkback`, and where another has that name, one that tells us apart.
+fn join(found: &Found, options: &Serve, medium: &Medium) -> Result<Domain> {
+    let mut spec = DomainSpec::new(NAME);
+    spec.memory_kib = MEMORY_KIB;
+    if options.engine == EngineName::Memory {
+        spec.memory_kib = spec.memory_kib.saturating_add(medium.geometry().size / 1024);
+    }
+    match found.join(&spec) {
+        Err(Error::Config(error)) if error.value == NAME => {
+            spec.name = format!("{NAME}-{}", std::process::id());
+            Ok(found.join(&spec)?)
+        }
+        joined => Ok(joined?),
+    }
+}
+
+fn policy(options: &Serve) -> Policy {
+    let mut policy = Policy::default();
+    policy.iops = nonzero(options.limit_iops);
+    policy.bytes = nonzero(options.limit_bytes);
+    policy.waiting = match (options.poll, options.no_poll) {
+        (true, _) => Waiting::Spin,
+        (_, true) => Waiting::Sleep,
+        _ => Waiting::default(),
+    };
+    policy
+}
+
+fn usual_queues() -> u16 {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(processors.min(QUEUES)).unwrap_or(1)
+}
+
+/// The image's full path, or what stands for it.
+fn name(options: &Serve, disks: &Disks) -> String {
+    match &options.image {
+        Some(path) => {
+            let full = std::fs::canonicalize(path);
+            full.unwrap_or_else(|_| path.clone()).display().to_string()
+        }
+        None => name_of(disks.medium()).to_owned(),
+    }
+}
+
+fn engine_name(options: &Serve, disks: &Disks) -> String {
+    match options.engine {
+        EngineName::Null | EngineName::Memory => name_of(disks.medium()),
+        EngineName::Blocking => "blocking",
+        EngineName::Auto => "auto",
+        EngineName::Uring => "uring",
+    }
+    .to_owned()
+}
+
+fn ready(options: &Serve, disks: &Disks, control: &Path) {
+    let geometry = disks.medium().geometry();
+    let image = name(options, disks);
+    let how = match (geometry.read_only, geometry.direct) {
+        (true, true) => ", read-only, direct",
+        (true, false) => ", read-only",
+        (false, true) => ", direct",
+        (false, false) => "",
+    };
+    let line = format!(
+        "ready: {image} ({}{how}) as {} for domain {}; control socket {}",
+        size::show(geometry.size),
+        options.vdev,
+        options.domain,
+        control.display()
+    );
+    let object = json!({ "ready": {
+        "image": image, "size": geometry.size, "sector_size": geometry.sector_size,
+        "read_only": geometry.read_only, "direct": geometry.direct,
+        "vdev": options.vdev.to_string(), "domain": options.domain.to_string(),
+        "control": control.display().to_string(),
+    }});
+    say(options, &line, &object);
+    // Where no supervisor asked to be told, there is nobody to tell.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+}
+
+/// One line for people, or one object for programs.
+fn say(options: &Serve, line: &str, object: &serde_json::Value) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    // That nobody reads it is no reason to stop serving.
+    let _ = if options.json { writeln!(out, "{object}") } else { writeln!(out, "{line}") };
+    let _ = out.flush();
+}
