@@ -29,7 +29,7 @@ use hypervisor::PeerFault;
 use hypervisor::event::Events;
 use hypervisor::memory::Granting;
 use hypervisor::store::{Transactions, Watches};
-use hypervisor::xenbus::Seat;
+use hypervisor::xenbus::{Seat, State};
 
 use crate::link::Link;
 use crate::negotiate::{DiskInfo, Offer};
@@ -151,6 +151,8 @@ pub struct Device<H: Granting + Events> {
     attached: bool,
     /// Whether the backend began to take the disk away.
     leaving: bool,
+    /// The backend's state when it was read last.
+    seen: State,
     watching: bool,
     quarantine: Quarantine<H>,
     ending: Option<Ending>,
@@ -171,6 +173,7 @@ impl<H: Platform> Device<H> {
             links: Vec::new(),
             attached: false,
             leaving: false,
+            seen: State::Unknown,
             watching: false,
             quarantine: Quarantine::default(),
             ending: None,

@@ -26,9 +26,18 @@ impl<H: Platform> Device<H> {
             return Ok(Step::Idle);
         }
         match self.advance(platform) {
-            Err(Error::Peer(fault)) => self.fail(platform, fault),
+            Err(Error::Peer(fault)) if self.is_as_seen(platform)? => self.fail(platform, fault),
+            // It went, or went on, while its keys were read one after the other: what was found
+            // missing or odd is no lie. The store has another change to tell.
+            Err(Error::Peer(_)) => Ok(Step::Idle),
             step => step,
         }
+    }
+
+    /// Whether the backend still is where, and in the state in which, its keys were read.
+    fn is_as_seen(&self, platform: &H) -> Result<bool, Error> {
+        let Some(seat) = self.find_seat(platform)? else { return Ok(false) };
+        Ok(self.seat.as_ref() == Some(&seat) && seat.peer_state(platform)? == self.seen)
     }
 
     fn advance(&mut self, platform: &H) -> Result<Step<H>, Error> {
@@ -42,6 +51,7 @@ impl<H: Platform> Device<H> {
         }
         let ours = seat.own_state(platform, Transaction::NONE)?;
         let peers = seat.peer_state(platform)?;
+        self.seen = peers;
         if self.phase == Phase::Closing {
             return self.finish_closing(platform, &seat, peers);
         }

@@ -232,3 +232,23 @@ fn a_disk_that_comes_late_is_found() {
     connect(&mut late, &mut backend);
     assert_eq!(run(&mut late, &mut backend, Request::flush(zeroes(0), 0)).result, Ok(()));
 }
+
+#[test]
+fn a_death_at_any_moment_is_no_lie() {
+    let machine = Machine::new();
+    let guest = machine.domain("guest");
+    let mut disk = disk(&guest, Config::default());
+    for round in 0..30 {
+        let name = format!("backend-{round}");
+        let mut backend = Backend::new(&machine, &name, &guest, MIB, Features::default());
+        connect_again(&mut disk, &mut backend);
+        let Backend { domain, .. } = backend;
+        let killer = std::thread::spawn(move || domain.leave());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while disk.phase() == Phase::Connected && std::time::Instant::now() < deadline {
+            disk.poll().unwrap();
+        }
+        killer.join().unwrap();
+        assert_eq!(disk.phase(), Phase::Lost, "round {round}: {:?}", disk.ending());
+    }
+}
