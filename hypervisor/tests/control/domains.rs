@@ -165,8 +165,8 @@ fn the_store_knows_a_domain_as_long_as_it_lives() {
     stage.done(&["create", "guest", "--memory", "96M"]);
     assert_eq!(read("/local/domain/1/name").unwrap(), b"guest");
     assert_eq!(read("/local/domain/1/memory/target").unwrap(), b"98304");
-    stage.done(&["mem-set", "guest", "64M"]);
-    assert_eq!(read("/local/domain/1/memory/target").unwrap(), b"65536");
+    stage.done(&["mem-set", "guest", "65533K"]);
+    assert_eq!(read("/local/domain/1/memory/target").unwrap(), b"65536", "in whole pages");
     stage.done(&["destroy", "guest"]);
     assert!(read("/local/domain/1/name").is_err());
 }

@@ -20,7 +20,8 @@ Examples:
   hypervisor destroy guest                end one
 
 Environment:
-  DOMKIT_RUN   the folder in which the hypervisor is found (see --place)";
+  DOMKIT_RUN         the folder in which the hypervisor is found (see --place)
+  DOMKIT_HYPERVISOR  `embedded` makes `create` use it even on a machine that runs on Xen";
 
 /// Run domkit's embedded hypervisor, and control its domains
 ///

@@ -128,6 +128,7 @@ impl Broker {
             Request::SetTarget { domain, target_kib } => {
                 let domain = number(domain)?;
                 self.keeper.set_memory_target(domain, target_kib)?;
+                let target_kib = self.keeper.book().get(domain)?.target_kib;
                 self.backings.set_target(domain, target_kib);
                 self.homes.set_target(domain, target_kib);
             }
@@ -141,6 +142,7 @@ impl Broker {
 
     fn create(&mut self, spec: &DomainSpec, lifetime: Lifetime) -> Result<DomId, Error> {
         let domain = self.keeper.create(spec, lifetime)?;
+        let spec = &self.keeper.book().get(domain)?.spec;
         if let Err(error) = self.homes.make(domain, spec) {
             self.end(domain);
             return Err(error);

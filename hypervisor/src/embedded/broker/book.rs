@@ -130,7 +130,8 @@ impl Book {
         self.entries.get_mut(&id).filter(|entry| !entry.dying).ok_or_else(|| no_such(id))
     }
 
-    /// Makes a domain, which waits, paused, for its first process.
+    /// Makes a domain, which waits, paused, for its first process. Its memory is rounded up to whole
+    /// pages.
     ///
     /// # Errors
     ///
@@ -142,7 +143,7 @@ impl Book {
         lifetime: Lifetime,
     ) -> Result<DomId, ConfigError> {
         check_name(&spec.name)?;
-        check_memory("memory", spec.memory_kib)?;
+        let memory_kib = whole_pages("memory", spec.memory_kib)?;
         check_vcpus(spec.vcpus)?;
         check_scheduling(spec.weight, spec.cap, spec.vcpus)?;
         let twin = self.entries.iter().find(|(_, e)| !e.dying && e.spec.name == spec.name);
@@ -150,11 +151,11 @@ impl Book {
             let problem = format!("is the name of domain {id} already");
             return Err(ConfigError::new("domain name", &spec.name, problem));
         }
-        self.check_fits("memory", spec.memory_kib, spec.memory_kib)?;
+        self.check_fits("memory", memory_kib, memory_kib)?;
         let id = self.take_number(&spec.name)?;
         let entry = Entry {
-            spec: spec.clone(),
-            target_kib: spec.memory_kib,
+            spec: DomainSpec { memory_kib, ..spec.clone() },
+            target_kib: memory_kib,
             held: false,
             waiting: true,
             dying: false,
@@ -228,7 +229,7 @@ impl Book {
         Ok(())
     }
 
-    /// Sets what a domain is promised.
+    /// Sets what a domain is promised, rounded up to whole pages.
     ///
     /// # Errors
     ///
@@ -236,7 +237,7 @@ impl Book {
     /// much free.
     pub(crate) fn set_target(&mut self, id: DomId, target_kib: u64) -> Result<(), ConfigError> {
         let entry = self.get(id)?;
-        check_memory("memory target", target_kib)?;
+        let target_kib = whole_pages("memory target", target_kib)?;
         let most = entry.spec.memory_kib;
         if target_kib > most {
             let problem = format!("is more than the {most} KiB that domain {id} was made with");
@@ -325,14 +326,12 @@ fn check_name(name: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn check_memory(thing: &'static str, value: u64) -> Result<(), ConfigError> {
+/// That much memory in whole pages; of more than can be counted, the most that can.
+fn whole_pages(thing: &'static str, value: u64) -> Result<u64, ConfigError> {
     if value == 0 {
         return Err(ConfigError::new(thing, kib(value), "must be at least one page of 4 KiB"));
     }
-    if !value.is_multiple_of(PAGE_KIB) {
-        return Err(ConfigError::new(thing, kib(value), "must be whole pages of 4 KiB"));
-    }
-    Ok(())
+    Ok(value.div_ceil(PAGE_KIB).saturating_mul(PAGE_KIB))
 }
 
 fn check_vcpus(vcpus: u32) -> Result<(), ConfigError> {

@@ -47,7 +47,7 @@ impl Keeper {
         lifetime: Lifetime,
     ) -> Result<DomId, ConfigError> {
         let id = self.book.create(spec, lifetime)?;
-        self.shares.add(id, spec);
+        self.shares.add(id, &self.book.get(id)?.spec);
         Ok(id)
     }
 
@@ -122,7 +122,7 @@ impl Keeper {
     pub(crate) fn set_memory_target(&mut self, id: DomId, target_kib: u64) -> Result<(), Error> {
         let before = self.book.get(id)?.target_kib;
         self.book.set_target(id, target_kib)?;
-        let done = self.shares.set_memory(id, target_kib);
+        let done = self.shares.set_memory(id, self.book.get(id)?.target_kib);
         self.or_back(done, |book| book.set_target(id, before))
     }
 

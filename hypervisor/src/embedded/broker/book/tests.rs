@@ -108,6 +108,18 @@ fn a_domain_runs_from_its_first_process_on_unless_held() {
 }
 
 #[test]
+fn memory_is_promised_in_whole_pages() {
+    let mut book = Book::new(1000);
+    let a = book.create(&spec("a", 5), Lifetime::UntilLeft).unwrap();
+    assert_eq!(book.get(a).unwrap().spec.memory_kib, 8);
+    assert_eq!(book.free_kib(), 992);
+    book.set_target(a, 1).unwrap();
+    assert_eq!(book.get(a).unwrap().target_kib, 4);
+    book.set_target(a, 7).unwrap();
+    assert!(book.set_target(a, 9).is_err());
+}
+
+#[test]
 fn a_tied_domain_ends_with_its_last_process() {
     let mut book = Book::new(1000);
     let a = book.create(&spec("a", 100), Lifetime::UntilLeft).unwrap();
@@ -129,12 +141,11 @@ fn what_is_out_of_range_is_refused_and_says_why() {
         (name("a b"), "may have"),
         (name("-rf"), "option"),
         (spec("a", 0), "at least one page"),
-        (spec("a", 7), "whole pages"),
         (DomainSpec { vcpus: 0, ..name("a") }, "1 to 128"),
         (DomainSpec { vcpus: 129, ..name("a") }, "1 to 128"),
         (DomainSpec { weight: 0, ..name("a") }, "1 to 65535"),
         (DomainSpec { cap: 101, ..name("a") }, "at most 100"),
-        (spec("a", u64::MAX - 3), "does not fit"),
+        (spec("a", u64::MAX), "does not fit"),
     ];
     for (spec, part) in bad {
         let error = book.create(&spec, Lifetime::UntilLeft).unwrap_err().to_string();
@@ -193,7 +204,7 @@ proptest! {
                     let before = book.get(dom(id.into())).map(|entry| entry.target_kib);
                     let done = book.set_target(dom(id.into()), kib).is_ok();
                     let after = book.get(dom(id.into())).map(|entry| entry.target_kib);
-                    if done { prop_assert_eq!(after, Ok(kib)) } else { prop_assert_eq!(after, before) }
+                    if done { prop_assert_eq!(after, Ok(kib.div_ceil(4) * 4)) } else { prop_assert_eq!(after, before) }
                 }
                 Step::End(id, used) => { let _ = book.end(dom(id.into()), used); }
                 Step::Bury(id) => book.bury(dom(id.into())),
