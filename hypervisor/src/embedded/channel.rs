@@ -15,7 +15,8 @@
 //! The eventfd may have been written when the word says nothing (a peer that was between the two, or
 //! one that lies), so taking always empties it *before* it looks at the word: what comes
 //! after the look is still there to wake us. It is read without waiting whatever mode the peer has
-//! put the shared file into.
+//! put the shared file into. Writing has no such way: a peer that makes its eventfd one that waits and
+//! fills its count can hold up the thread that notifies it, which therefore should serve nobody else.
 #![expect(unsafe_code, reason = "preadv2 has no safe wrapper; it alone reads without waiting")]
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
