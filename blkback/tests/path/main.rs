@@ -4,6 +4,7 @@ mod scene;
 mod script;
 
 mod queue;
+mod leading;
 mod durability;
 mod hostile;
 mod property;
