@@ -70,18 +70,15 @@ fn a_flush_under_way_while_another_fails_is_not_answered_with_success() {
     let scene = Scene::new();
     let (disk, serving) = disk(1, Rules::new());
     let mut all = queues(&scene, 2, serving, &disk);
-    all.script.lock().unwrap().hold_flushes = true;
+    all.script.lock().unwrap().hold_queue = Some(1);
     // Queue 1's flush is with the medium when queue 0's is found to have failed.
     let second = all.guests[1].flush();
     all.guests[1].submit(&second);
     all.served[1].until("under way", |seen| seen.in_flight == 1);
-    {
-        let mut state = all.script.lock().unwrap();
-        state.fail_flush = Some((0, libc::ENOSPC));
-        state.hold_flushes = false;
-    }
+    all.script.lock().unwrap().fail_flush = Some((0, libc::ENOSPC));
     let first = all.guests[0].flush();
     assert_eq!(all.guests[0].ask(&first), Status::ERROR);
+    all.script.lock().unwrap().hold_queue = None;
     all.served[1].wake();
     assert_eq!(all.guests[1].answer().status, Status::ERROR);
 }

@@ -15,6 +15,8 @@ use uring::Buffers;
 pub(crate) struct State {
     /// Operations wait until this is false. Wake the queue after changing it.
     pub(crate) hold: bool,
+    /// That queue's operations wait.
+    pub(crate) hold_queue: Option<u16>,
     /// Only flushes wait.
     pub(crate) hold_flushes: bool,
     /// Flushes on that queue fail so.
@@ -73,7 +75,8 @@ impl<T: Buffers> Scripted<T> {
         let mut still = VecDeque::new();
         while let Some((operation, held)) = self.waiting.pop_front() {
             let flush = operation == Operation::Flush;
-            if state.hold || (flush && state.hold_flushes) {
+            let held = state.hold || state.hold_queue == Some(self.queue);
+            if held || (flush && state.hold_flushes) {
                 still.push_back((operation, held));
                 continue;
             }
