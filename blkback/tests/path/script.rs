@@ -75,8 +75,8 @@ impl<T: Buffers> Scripted<T> {
         let mut still = VecDeque::new();
         while let Some((operation, held)) = self.waiting.pop_front() {
             let flush = operation == Operation::Flush;
-            let held = state.hold || state.hold_queue == Some(self.queue);
-            if held || (flush && state.hold_flushes) {
+            let waits = state.hold || state.hold_queue == Some(self.queue);
+            if waits || (flush && state.hold_flushes) {
                 still.push_back((operation, held));
                 continue;
             }
