@@ -119,7 +119,8 @@ impl Guest {
         met.unwrap()
     }
 
-    /// Publishes `queues` rings of `pages` pages, with `wrong` written over what is right.
+    /// Publishes `queues` rings of `pages` pages, with `wrong` written over what is right: another value, none
+    /// (empty), or that of another key (`=other`).
     fn publish(&mut self, queues: usize, pages: usize, wrong: &[(&str, &str)]) {
         let seat = self.seat.clone().unwrap();
         self.revoke();
@@ -153,9 +154,13 @@ impl Guest {
             self.links.push((memory, grefs, channel));
         }
         for (key, value) in wrong {
+            let value = match value.strip_prefix('=') {
+                Some(other) => keys.iter().find(|(name, _)| name == other).unwrap().1.clone(),
+                None => (*value).to_owned(),
+            };
             keys.retain(|(name, _)| name != key);
             if !value.is_empty() {
-                keys.push(((*key).into(), (*value).into()));
+                keys.push(((*key).into(), value));
             }
         }
         let keys: Vec<(&str, String)> = keys.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
@@ -254,6 +259,36 @@ fn a_frontend_that_skips_states_is_served() {
     guest.say(State::Closed);
     guest.meet(State::Closed);
     assert_eq!(backend.disks.queues(), 0);
+    assert_eq!(backend.leave(true).unwrap(), Ended::Asked);
+}
+
+#[test]
+fn keys_as_other_frontends_write_them_are_understood() {
+    let machine = Machine::new();
+    let backend = Backend::start(&machine, "blkback", "guest");
+    let mut guest = Guest::new(&machine, "guest");
+    let cases: &[(usize, &[(&str, &str)])] = &[
+        // Those that write the order even where there is one page.
+        (1, &[("ring-page-order", "0"), ("ring-ref0", "=ring-ref"), ("ring-ref", "")]),
+        (1, &[("ring-page-order", "0")]),
+        // The older name of the order.
+        (4, &[("num-ring-pages", "4"), ("ring-page-order", "")]),
+        (1, &[("multi-queue-num-queues", "1")]),
+        // The oldest ones, which have one layout and keep no grants.
+        (1, &[("protocol", ""), ("feature-persistent", "")]),
+        (1, &[("protocol", "x86_32-abi")]),
+    ];
+    for (pages, keys) in cases {
+        guest.meet(State::InitWait);
+        guest.publish(1, *pages, keys);
+        guest.meet(State::Connected);
+        guest.say(State::Connected);
+        guest.close();
+        guest.revoke();
+        guest.say(State::Initialising);
+    }
+    let history = backend.board.read().history;
+    assert_eq!((history.connections, history.fault), (6, None));
     assert_eq!(backend.leave(true).unwrap(), Ended::Asked);
 }
 
