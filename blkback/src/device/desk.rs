@@ -30,7 +30,7 @@ pub struct DeviceDesk {
     pub slot: Slot<Message>,
     /// The image's path, or the engine's name.
     pub image: String,
-    /// What carries requests to it.
+    /// What is to carry requests to it, until that is known.
     pub engine: String,
     /// The disk's name in the guest.
     pub vdev: String,
@@ -66,7 +66,7 @@ impl DeviceDesk {
             sector_size: geometry.sector_size,
             read_only: geometry.read_only,
             direct: geometry.direct,
-            engine: self.engine.clone(),
+            engine: self.disks.engine().unwrap_or(&self.engine).to_owned(),
             vdev: self.vdev.clone(),
             guest: status.guest.as_ref().map_or_else(|| self.wanted.clone(), |g| g.name.clone()),
             guest_id: status.guest.as_ref().map(|guest| guest.id.get()),

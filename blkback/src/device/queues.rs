@@ -45,6 +45,8 @@ struct Counted {
     now: Vec<(Arc<Stats>, u32)>,
     /// All earlier ones together.
     before: Snapshot,
+    /// What moved bytes last.
+    engine: Option<&'static str>,
 }
 
 /// How a medium is to be served.
@@ -130,6 +132,13 @@ impl Disks {
             Ring::new(queue, *slots, &now)
         });
         rings.collect()
+    }
+
+    /// What carries requests to the medium, known once a guest has connected: where io_uring is
+    /// refused, it is not what was asked for.
+    #[must_use]
+    pub fn engine(&self) -> Option<&'static str> {
+        self.counted().engine
     }
 
     /// Queues in use.
@@ -222,10 +231,15 @@ where
             };
             let medium = self.medium.clone();
             let (broken, waker) = (Arc::clone(&queues.broken), waker.clone());
+            let counted = Arc::clone(&self.counted);
             // Those that were started end with `queues` where this one cannot be.
             let handle = queue::spawn(
                 parts,
-                move || medium.engine(queue, slots),
+                move || {
+                    let engine = medium.engine(queue, slots)?;
+                    lock(&counted).engine = Some(engine.name());
+                    Ok(engine)
+                },
                 move |ended| {
                     if let Some(error) = reason(ended) {
                         let mut first = broken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -286,7 +300,7 @@ impl Drop for Queues {
             let _ = handle.join();
         }
         let mut counted = lock(&self.counted);
-        let Counted { now, before } = &mut *counted;
+        let Counted { now, before, .. } = &mut *counted;
         for (stats, _) in now.drain(..) {
             before.merge(&stats.snapshot());
         }
