@@ -103,11 +103,18 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                 Step::Wait => return Ok(Settled::Waiting),
                 Step::Leave => return Ok(Settled::Over),
                 Step::Detach => self.detach(),
-                // Whether our directory is gone, or the toolstack has said something else
-                // meanwhile, is seen on the next round.
-                Step::Offer => drop(xenbus::offer(&self.seat, store, &self.offer)?),
-                Step::Closing => drop(self.seat.publish(store, &[], State::Closing)?),
-                Step::Closed => drop(self.seat.publish(store, &[], State::Closed)?),
+                Step::Offer | Step::Closing | Step::Closed => {
+                    let published = match step {
+                        Step::Offer => xenbus::offer(&self.seat, store, &self.offer)?,
+                        Step::Closing => self.seat.publish(store, &[], State::Closing)?,
+                        _ => self.seat.publish(store, &[], State::Closed)?,
+                    };
+                    // A state that somebody else gave us and that leads nowhere. Whether our
+                    // directory is gone, or has another state by now, is seen on the next round.
+                    if published == Published::Refused(own) {
+                        return Ok(Settled::Waiting);
+                    }
+                }
                 Step::Connect => {
                     if let Err(error) = self.connect(domain, store, service) {
                         self.give_up(store, &error)?;
