@@ -129,20 +129,23 @@ impl Ring {
     }
 }
 
-/// What was counted since the guest connected.
+/// What was counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Of each queue.
+    /// Of each queue, since the guest connected.
     pub queues: Vec<Snapshot>,
     /// Of all of them together.
     pub total: Snapshot,
+    /// Of these and all earlier connections together, since the daemon was started.
+    #[serde(default)]
+    pub ever: Snapshot,
 }
 
 impl Counters {
-    /// Of `queues`, which together are `total`.
+    /// Of `queues`, which together are `total`; `ever` with all earlier connections.
     #[must_use]
-    pub const fn new(queues: Vec<Snapshot>, total: Snapshot) -> Self {
-        Self { queues, total }
+    pub const fn new(queues: Vec<Snapshot>, total: Snapshot, ever: Snapshot) -> Self {
+        Self { queues, total, ever }
     }
 }

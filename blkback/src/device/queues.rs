@@ -111,16 +111,20 @@ impl Disks {
         total
     }
 
-    /// What was counted of the connection that is served, queue by queue.
+    /// What was counted of the connection that is served, queue by queue, and of all.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let queues: Vec<Snapshot> =
-            self.counted().now.iter().map(|(stats, _)| stats.snapshot()).collect();
+        let (queues, mut ever) = {
+            let counted = self.counted();
+            let now = counted.now.iter().map(|(stats, _)| stats.snapshot());
+            (now.collect::<Vec<Snapshot>>(), counted.before.clone())
+        };
         let mut total = Snapshot::default();
         for queue in &queues {
             total.merge(queue);
         }
-        Counters::new(queues, total)
+        ever.merge(&total);
+        Counters::new(queues, total, ever)
     }
 
     /// Where the rings' indexes are.

@@ -146,18 +146,18 @@ fn rings(rings: &[Ring]) {
     print_table(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
 }
 
-/// One row a counter, one column a queue, and the sum.
+/// One row a counter, one column a queue, their sum, and the sum with all earlier connections.
 fn counters(counters: &Counters) -> Result<()> {
-    let all = flat(&counters.total)?;
+    let (all, ever) = (flat(&counters.total)?, flat(&counters.ever)?);
     let queues: Vec<_> = counters.queues.iter().map(flat).collect::<Result<_>>()?;
     let mut head = vec!["COUNTER".to_owned()];
     head.extend((0..queues.len()).map(|queue| format!("QUEUE {queue}")));
-    head.push("ALL".to_owned());
+    head.extend(["ALL", "EVER"].map(String::from));
     let mut table = vec![head];
-    for (name, total) in &all {
+    for (name, ever) in &ever {
         let mut row = vec![name.clone()];
         row.extend(queues.iter().map(|queue| queue.get(name).unwrap_or(&0).to_string()));
-        row.push(total.to_string());
+        row.extend([all.get(name).unwrap_or(&0), ever].map(u64::to_string));
         table.push(row);
     }
     print_table(&table);

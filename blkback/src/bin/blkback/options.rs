@@ -140,7 +140,7 @@ pub(crate) enum What {
     List,
     /// Where the rings are.
     Rings,
-    /// What was counted since the guest connected.
+    /// What was counted, since the guest connected and ever.
     Counters,
     /// Grow the image to a size, or take over what it has been grown to; the guest is told.
     Resize {
