@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ struct Shared {
     desk: Arc<dyn Desk>,
     ending: AtomicBool,
     clients: Mutex<Vec<(RawFd, Arc<UnixStream>)>>,
+    /// Told when a client is gone.
+    left: Condvar,
 }
 
 impl Server {
@@ -66,6 +68,7 @@ impl Server {
             desk,
             ending: AtomicBool::new(false),
             clients: Mutex::new(Vec::new()),
+            left: Condvar::new(),
         });
         let theirs = Arc::clone(&shared);
         let listening = thread::Builder::new()
@@ -91,9 +94,14 @@ impl Drop for Server {
             let _ = listening.join();
         }
         // Only their reading side: one who asked for the end is to read that it came.
-        for (_, client) in self.shared.clients().iter() {
+        let clients = self.shared.clients();
+        for (_, client) in clients.iter() {
             let _ = client.shutdown(std::net::Shutdown::Read);
         }
+        // And it is to be sent before the process ends, to whoever takes it.
+        let waited =
+            self.shared.left.wait_timeout_while(clients, PATIENCE, |clients| !clients.is_empty());
+        drop(waited);
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -101,6 +109,11 @@ impl Drop for Server {
 impl Shared {
     fn clients(&self) -> std::sync::MutexGuard<'_, Vec<(RawFd, Arc<UnixStream>)>> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, number: RawFd) {
+        self.clients().retain(|(other, _)| *other != number);
+        self.left.notify_all();
     }
 }
 
@@ -142,10 +155,10 @@ fn admit(client: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
     let started = thread::Builder::new().name("control-client".into()).spawn(move || {
         // Its end is a client's to choose.
         let _ = converse(&client, &theirs);
-        theirs.clients().retain(|(other, _)| *other != number);
+        theirs.forget(number);
     });
     if started.is_err() {
-        shared.clients().retain(|(other, _)| *other != number);
+        shared.forget(number);
     }
     started.map(drop)
 }

@@ -9,13 +9,18 @@ use std::time::Duration;
 
 use super::*;
 
-struct Echo;
+#[derive(Default)]
+struct Echo {
+    /// Told when a detach is heard.
+    heard: Option<std::sync::mpsc::Sender<()>>,
+}
 
 impl Desk for Echo {
     fn answer(&self, request: Request) -> Result<serde_json::Value, String> {
         match request {
             Request::Resize { size: Some(0) } => Err("too small".into()),
             Request::Detach { .. } => {
+                self.heard.iter().for_each(|heard| heard.send(()).unwrap());
                 std::thread::sleep(Duration::from_millis(300));
                 Ok("gone".into())
             }
@@ -27,7 +32,7 @@ impl Desk for Echo {
 fn served() -> (tempfile::TempDir, PathBuf, Server) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("blkback-x.sock");
-    let server = Server::start(&path, Arc::new(Echo)).unwrap();
+    let server = Server::start(&path, Arc::new(Echo::default())).unwrap();
     (folder, path, server)
 }
 
@@ -108,24 +113,27 @@ fn many_clients_are_refused_and_room_comes_back() {
 
 #[test]
 fn one_slow_answer_holds_nobody_up_and_survives_the_end() {
-    let (_folder, path, server) = served();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("blkback-x.sock");
+    let (heard, asked) = std::sync::mpsc::channel();
+    let server = Server::start(&path, Arc::new(Echo { heard: Some(heard) })).unwrap();
     let slow = std::thread::spawn({
         let path = path.clone();
         move || Client::connect(&path).unwrap().ask(&Request::Detach { force: false }).unwrap()
     });
     Client::connect(&path).unwrap().ask(&Request::List).unwrap().unwrap();
-    // Whether or not the slow one has been heard by now, the server's end is orderly.
-    std::thread::sleep(Duration::from_millis(50));
+    asked.recv().unwrap();
+    // It was heard: its answer is sent before the end is complete.
     drop(server);
     assert!(!path.exists());
     assert!(Client::connect(&path).is_err());
-    drop(slow.join());
+    assert_eq!(slow.join().unwrap(), Ok("gone".into()));
 }
 
 #[test]
 fn a_dead_daemons_socket_is_replaced_and_a_live_ones_is_not() {
     let (folder, path, server) = served();
-    let taken = Server::start(&path, Arc::new(Echo)).map(drop).unwrap_err();
+    let taken = Server::start(&path, Arc::new(Echo::default())).map(drop).unwrap_err();
     assert!(taken.to_string().contains("another process answers"), "{taken}");
     let named = socket::path_for(folder.path(), std::path::Path::new("/images/x.img"));
     assert!(named.to_string_lossy().contains(&std::process::id().to_string()), "{named:?}");
@@ -134,11 +142,11 @@ fn a_dead_daemons_socket_is_replaced_and_a_live_ones_is_not() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert_eq!(socket::find(folder.path()).unwrap(), std::slice::from_ref(&path));
     assert_eq!(socket::path_for(folder.path(), std::path::Path::new("/images/x.img")), path);
-    let again = Server::start(&path, Arc::new(Echo)).unwrap();
+    let again = Server::start(&path, Arc::new(Echo::default())).unwrap();
     assert!(Client::connect(again.path()).unwrap().ask(&Request::List).unwrap().is_ok());
     let file = folder.path().join("data");
     std::fs::write(&file, "precious").unwrap();
-    assert!(Server::start(&file, Arc::new(Echo)).is_err());
+    assert!(Server::start(&file, Arc::new(Echo::default())).is_err());
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
     assert!(socket::find(&folder.path().join("nowhere")).unwrap().is_empty());
 }
