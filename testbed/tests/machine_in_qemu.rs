@@ -16,3 +16,20 @@ fn a_script_runs_and_its_failure_is_told() {
     assert!(error.contains("so far so good"), "{error}");
     assert!(!error.contains("not here"), "{error}");
 }
+
+#[test]
+fn a_module_is_loaded_after_what_it_needs() {
+    if !skip::unless_installed("kernel modules in QEMU", &[QEMU, BUSYBOX]) {
+        return;
+    }
+    let mut machine = vm::Machine::new("cut -d' ' -f1 /proc/modules; grep ext4 /proc/filesystems");
+    machine.modules = vec!["ext4".into()];
+    let printed = machine.run().unwrap();
+    // The kernel lists the newest first; without them ext4 does not load.
+    let loaded: Vec<&str> = printed.lines().collect();
+    let at = |name: &str| loaded.iter().position(|line| *line == name);
+    for needed in ["mbcache", "jbd2", "crc16"] {
+        assert!(at(needed) > at("ext4"), "{needed}: {printed}");
+    }
+    assert!(printed.contains("\text4"), "{printed}");
+}

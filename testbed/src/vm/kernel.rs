@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::succeed;
+use super::{modinfo, succeed};
 
 /// The package that always depends on the newest stock kernel.
 const META: &str = "linux-image-amd64";
@@ -65,44 +65,57 @@ impl Kernel {
     ///
     /// There is no module of that name.
     pub fn with_dependencies(&self, modules: &[String]) -> Result<Vec<PathBuf>> {
-        if modules.is_empty() {
-            return Ok(Vec::new());
-        }
-        let folder = self.modules.parent().and_then(|path| path.parent()).context("a folder")?;
-        let root = if folder.ends_with("lib") { folder.parent().unwrap_or(folder) } else { folder };
-        if !self.modules.join("modules.dep").exists() {
-            let release = self.modules.file_name().context("a release")?;
-            let mut depmod = Command::new("/sbin/depmod");
-            depmod.arg("-b").arg(root).arg(release);
-            succeed(&mut depmod, root)?;
-        }
-        let text = fs::read_to_string(self.modules.join("modules.dep"))?;
-        let needs: BTreeMap<&str, Vec<&str>> = text
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .map(|(module, needs)| (module, needs.split_whitespace().collect()))
-            .collect();
         let mut order = Vec::new();
-        let mut done = BTreeSet::new();
+        if modules.is_empty() {
+            return Ok(order);
+        }
+        let mut files = BTreeMap::new();
+        collect(&self.modules.join("kernel"), &mut files)?;
+        let mut begun = BTreeSet::new();
         for module in modules {
-            let path = needs
-                .keys()
-                .find(|path| name_of(path) == *module)
-                .with_context(|| format!("the kernel has no module '{module}'"))?;
-            // modules.dep lists everything that is needed, the nearest first.
-            for path in needs.get(path).into_iter().flatten().rev().chain([path]) {
-                if done.insert(*path) {
-                    order.push(self.modules.join(path));
-                }
-            }
+            append(module, &files, &mut begun, &mut order)?;
         }
         Ok(order)
     }
 }
 
-/// A module's name: its file's without folder and suffix, dashes as underscores.
-fn name_of(path: &str) -> String {
-    let file = path.rsplit('/').next().unwrap_or(path);
+/// Appends what `module` needs to `order`, and then `module`; nothing that is there already.
+fn append(
+    module: &str,
+    files: &BTreeMap<String, PathBuf>,
+    begun: &mut BTreeSet<String>,
+    order: &mut Vec<PathBuf>,
+) -> Result<()> {
+    if !begun.insert(module.to_owned()) {
+        return Ok(());
+    }
+    let file = files.get(module).with_context(|| format!("the kernel has no module '{module}'"))?;
+    let shown = file.display();
+    let bytes = fs::read(file).with_context(|| format!("read {shown}"))?;
+    for needed in modinfo::depends(&bytes).with_context(|| format!("look into {shown}"))? {
+        append(&needed, files, begun, order)?;
+    }
+    order.push(file.clone());
+    Ok(())
+}
+
+/// Every module's file below `folder`, by the module's name.
+fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    let shown = folder.display();
+    for entry in fs::read_dir(folder).with_context(|| format!("look into {shown}"))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if name.contains(".ko") {
+            files.insert(name_of(&name), path);
+        }
+    }
+    Ok(())
+}
+
+/// A module's name: its file's without suffix, dashes as underscores.
+fn name_of(file: &str) -> String {
     file.split('.').next().unwrap_or(file).replace('-', "_")
 }
 

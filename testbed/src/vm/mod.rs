@@ -6,6 +6,7 @@
 
 mod initramfs;
 mod kernel;
+mod modinfo;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
