@@ -139,7 +139,9 @@ impl Worker {
                 // Clients that do not take their answers are not waited for.
                 return Ok(());
             }
-            let busy = self.queue.arm();
+            // What was done while requests were put in is for the next turn: there is no event to
+            // come for it.
+            let busy = self.queue.arm() || !self.done.is_empty();
             let ready = self.sleep(busy)?;
             for number in ready {
                 self.receive(number);
