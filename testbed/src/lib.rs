@@ -3,6 +3,7 @@
 //! Everything here starts the real programs as the processes that a user would start, each scene
 //! in a folder of its own, and ends them when the scene goes.
 
+pub mod fio;
 pub mod hostile;
 pub mod packages;
 pub mod programs;
