@@ -5,23 +5,40 @@ use std::collections::BTreeMap;
 
 use hypervisor::store::{Ended, Permission, Store, StoreError, Transaction, Transactions};
 
-/// Keys and values; what a transaction under way would go back to.
+/// Keys and values, and what a transaction under way would have to undo.
 #[derive(Default)]
 pub struct Keys(RefCell<State>);
 
 #[derive(Default)]
 struct State {
     keys: BTreeMap<String, Vec<u8>>,
-    before: Option<BTreeMap<String, Vec<u8>>>,
+    /// What every changed key was before, oldest change first.
+    before: Option<Vec<(String, Option<Vec<u8>>)>>,
     begun: u32,
     /// How many of the next transactions meet a conflict.
     conflicts: u8,
+    /// The one directory that may be changed, where only one may.
+    only: Option<String>,
+}
+
+impl State {
+    fn set(&mut self, path: &str, value: Option<&[u8]>) {
+        let may = self.only.as_ref().is_none_or(|only| path.starts_with(only.as_str()));
+        assert!(may, "{path} is not its own");
+        let before = match value {
+            Some(value) => self.keys.insert(path.to_owned(), value.to_vec()),
+            None => self.keys.remove(path),
+        };
+        if let Some(changes) = &mut self.before {
+            changes.push((path.to_owned(), before));
+        }
+    }
 }
 
 impl Keys {
     /// Sets a key without any ceremony.
     pub fn set(&self, path: &str, value: &[u8]) {
-        self.0.borrow_mut().keys.insert(path.to_owned(), value.to_vec());
+        self.0.borrow_mut().set(path, Some(value));
     }
 
     /// A key's value.
@@ -32,8 +49,18 @@ impl Keys {
 
     /// Removes a key and all below it.
     pub fn clear(&self, path: &str) {
-        let below = format!("{path}/");
-        self.0.borrow_mut().keys.retain(|key, _| key != path && !key.starts_with(&below));
+        let mut state = self.0.borrow_mut();
+        let all: Vec<String> = state
+            .keys
+            .range(path.to_owned()..)
+            .map(|(key, _)| key)
+            .take_while(|key| key.starts_with(path))
+            .filter(|key| matches!(key.as_bytes().get(path.len()), None | Some(b'/')))
+            .cloned()
+            .collect();
+        for key in all {
+            state.set(&key, None);
+        }
     }
 
     /// Has the next `times` transactions meet a conflict.
@@ -41,12 +68,9 @@ impl Keys {
         self.0.borrow_mut().conflicts = times;
     }
 
-    /// All keys that do not lie below `directory`.
-    #[must_use]
-    pub fn outside(&self, directory: &str) -> BTreeMap<String, Vec<u8>> {
-        let state = self.0.borrow();
-        let outside = state.keys.iter().filter(|(key, _)| !key.starts_with(directory));
-        outside.map(|(key, value)| (key.clone(), value.clone())).collect()
+    /// From now on nothing may be changed but what lies in `directory`, where there is one.
+    pub fn only(&self, directory: Option<&str>) {
+        self.0.borrow_mut().only = directory.map(str::to_owned);
     }
 
     fn check(&self, within: Transaction) {
@@ -101,7 +125,7 @@ impl Transactions for Keys {
     fn begin(&self) -> Result<Transaction, StoreError> {
         let mut state = self.0.borrow_mut();
         assert!(state.before.is_none(), "a transaction inside another");
-        state.before = Some(state.keys.clone());
+        state.before = Some(Vec::new());
         state.begun += 1;
         Ok(Transaction(state.begun))
     }
@@ -112,7 +136,9 @@ impl Transactions for Keys {
         let before = state.before.take().expect("no transaction");
         let conflict = commit && state.conflicts > 0;
         if !commit || conflict {
-            state.keys = before;
+            for (path, value) in before.into_iter().rev() {
+                state.set(&path, value.as_deref());
+            }
             state.conflicts = state.conflicts.saturating_sub(1);
         }
         Ok(if conflict { Ended::Conflict } else { Ended::Committed })

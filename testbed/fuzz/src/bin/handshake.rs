@@ -183,7 +183,7 @@ fn settle(
     service: &Frontend,
     mailbox: &Mailbox<Message>,
 ) {
-    let before = store.outside(&pair.back.directory);
+    store.only(Some(&pair.back.directory));
     // It may ask for another turn, and must come to rest when nobody else does anything.
     for turn in 0.. {
         let settled = backend.settle(guest, store, service).unwrap();
@@ -199,7 +199,7 @@ fn settle(
         }
         assert!(turn < 4, "it never comes to rest: {own}");
     }
-    assert_eq!(store.outside(&pair.back.directory), before, "it wrote what is not its own");
+    store.only(None);
     let peer = pair.seat(End::Back).peer_state(store).unwrap();
     if matches!(peer, State::Unknown | State::Closed | State::Initialising) {
         assert_eq!((guest.mapped(), guest.bound()), (0, 0), "held with a frontend in {peer}");
