@@ -3,16 +3,18 @@
 //! A whole machine in one process: a broker, a store, a backend that serves an engine which keeps
 //! nothing, and frontends that do no more than the handshake.
 
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use blkback::connect::xenbus::Offer;
+use blkback::device::backend::{History, Settled};
 use blkback::device::mailbox::Slot;
 use blkback::device::serve::{Board, Message};
 use blkback::device::toolstack::Order;
-use blkback::device::{Disks, Ended, Plan, Policy, Serving, Wanted};
+use blkback::device::{Disks, Ended, Mailbox, Plan, Policy, Serving, Wanted};
 use blkback::engine::Medium;
 use blkback::engine::memory::Disk;
 use hypervisor::embedded::{Domain, EventChannel, Pages};
@@ -22,6 +24,7 @@ use hypervisor::store::{Store, StoreError, Transaction};
 use hypervisor::testing::Machine;
 use hypervisor::xenbus::{End, Pair, Seat, State};
 use hypervisor::{DomId, Error, GrantRef};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring::Front;
 use ring::wire::blkif::{Blkif, Native};
 
@@ -463,6 +466,29 @@ fn a_frontend_that_flips_states_as_fast_as_it_can_harms_nobody() {
     assert_eq!(honest.seat.clone().unwrap().peer_state(&honest.domain).unwrap(), State::Connected);
     assert_eq!(other.leave(true).unwrap(), Ended::Asked);
     assert_eq!(backend.leave(true).unwrap(), Ended::Asked);
+}
+
+#[test]
+fn a_state_that_leads_nowhere_is_waited_in() {
+    let machine = Machine::new();
+    let (own, guest) = (machine.domain("backend"), machine.domain("guest"));
+    let toolstack = machine.control_store();
+    let pair = Pair::new("vbd", VDEV, guest.id(), own.id());
+    pair.create(&toolstack, &[], &[]).unwrap();
+    let disk = Arc::new(Disk::new(1 << 20, 512).unwrap());
+    let disks = Disks::new(Medium::Memory(disk), None, &Policy::default());
+    let mailbox = Mailbox::<Message>::new().unwrap();
+    let offer = Offer { queues: 1, ring_page_order: 0, persistent: true };
+    let mut backend =
+        blkback::device::Backend::new(&pair, offer, mailbox.waker(), History::default());
+    // No backend of ours ever goes there; a toolstack may write it all the same.
+    for state in [State::Reconfiguring, State::Reconfigured] {
+        let path = format!("{}/state", pair.back.directory);
+        toolstack.write(Transaction::NONE, &path, &[state.digit()]).unwrap();
+        assert_eq!(backend.settle(&own, &own, &disks).unwrap(), Settled::Waiting);
+        let mut asked = [PollFd::new(mailbox.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut asked, PollTimeout::ZERO), Ok(0), "{state}: it asks for another turn");
+    }
 }
 
 #[test]
