@@ -42,6 +42,8 @@ pub struct Guest {
     pub backend: DomId,
     front: String,
     back: String,
+    /// We have said nothing yet.
+    fresh: Cell<bool>,
 }
 
 impl Stage {
@@ -69,7 +71,7 @@ impl Stage {
             Ok(found.is_some())
         })?;
         let (front, back, backend) = found.context("no disk")?;
-        Ok(Guest { domain, backend, front, back })
+        Ok(Guest { domain, backend, front, back, fresh: Cell::new(true) })
     }
 }
 
@@ -113,6 +115,7 @@ impl Guest {
     ///
     /// The store refuses.
     pub fn write(&self, key: &str, value: impl AsRef<[u8]>) -> Result<()> {
+        self.fresh.set(false);
         let path = format!("{}/{key}", self.front);
         Ok(self.domain.write(Transaction::NONE, &path, value.as_ref())?)
     }
@@ -123,6 +126,7 @@ impl Guest {
     ///
     /// The store refuses.
     pub fn remove(&self, key: &str) -> Result<()> {
+        self.fresh.set(false);
         Ok(self.domain.remove(Transaction::NONE, &format!("{}/{key}", self.front))?)
     }
 
@@ -174,11 +178,13 @@ impl Guest {
     ///
     /// The backend does not follow.
     pub fn begin(&self) -> Result<()> {
-        if self.backend_state()? != State::InitWait {
+        // A backend may still be acting on what it saw before: an offer that it makes then is none
+        // to go by, and Closed is where it stays until we say otherwise.
+        if !self.fresh.get() {
             self.say(State::Closed)?;
-            self.until(&[State::Closed, State::InitWait])?;
+            self.until(&[State::Closed])?;
+            self.say(State::Initialising)?;
         }
-        self.say(State::Initialising)?;
         self.until(&[State::InitWait])
     }
 
