@@ -143,7 +143,11 @@ fn siege(scene: &Scene) -> Result<()> {
         let played = played();
         over.store(true, Ordering::Relaxed);
         let used = user.join().expect("the other guest panicked");
-        played.and(used.context("the other guest"))
+        // Where both went wrong, the other guest's end says whose fault it was.
+        match (played, used.context("the other guest")) {
+            (Err(one), Err(other)) => Err(one.context(format!("{other:#}"))),
+            (played, used) => played.and(used),
+        }
     })?;
     attacked.process.end()?;
     other.process.end()?;

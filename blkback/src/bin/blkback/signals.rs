@@ -20,7 +20,8 @@ pub(crate) fn hold() -> Result<SigSet> {
 pub(crate) fn pass_on(signals: SigSet, slot: Slot<Message>) -> Result<()> {
     let wait = move || {
         let mut force = false;
-        while signals.wait().is_ok() {
+        while let Ok(signal) = signals.wait() {
+            tracing::info!(%signal, "asked to end");
             if slot.put(Message::Leave { force, reply: None }).is_err() {
                 // Nobody listens any more: the end is near already.
                 return;
