@@ -1,6 +1,7 @@
 //! The project's own programs, built as they are needed.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -25,40 +26,51 @@ pub enum Build {
     Static,
 }
 
+/// The members whose programs stand alone in a guest.
+const GUEST: [&str; 3] = ["domkit-hypervisor", "domkit-blkback", "domkit-blkfront"];
+
 /// Builds the binary or shared library `target` of `package` (without the prefix that names carry
-/// outside) and answers where it lies. Within one process each is asked of cargo once.
+/// outside) and answers where it lies.
+///
+/// All programs are built by one call of cargo, once in this process for each way of building: a
+/// call for each would build what they share again with other features.
 ///
 /// # Errors
 ///
 /// Cargo's own, which it has printed.
 pub fn build(package: &str, target: &str, how: Build) -> Result<PathBuf> {
-    static BUILT: Mutex<BTreeMap<(String, String, Build), PathBuf>> = Mutex::new(BTreeMap::new());
+    static BUILT: Mutex<BTreeMap<Build, Products>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let key = (package.to_owned(), target.to_owned(), how);
-    if let Some(path) = built.get(&key) {
-        return Ok(path.clone());
-    }
-    let path = ask_cargo(package, target, how)?;
-    built.insert(key, path.clone());
-    Ok(path)
+    let products = match built.entry(how) {
+        Entry::Occupied(products) => products.into_mut(),
+        Entry::Vacant(place) => place.insert(ask_cargo(how)?),
+    };
+    products.get(target).cloned().with_context(|| {
+        format!("domkit-{package} has no program or shared library '{target}' for {how:?}")
+    })
 }
 
-fn ask_cargo(package: &str, target: &str, how: Build) -> Result<PathBuf> {
+/// Targets by their names, and where each was put.
+type Products = BTreeMap<String, PathBuf>;
+
+fn ask_cargo(how: Build) -> Result<Products> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(workspace())
-        .args(["build", "--quiet", "--message-format=json-render-diagnostics", "--package"])
-        .arg(format!("domkit-{package}"))
+        .args(["build", "--quiet", "--message-format=json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
     match how {
-        Build::Tests => {}
+        Build::Tests => {
+            cargo.arg("--workspace");
+        }
         Build::Release => {
-            cargo.arg("--release");
+            cargo.args(["--workspace", "--release"]);
         }
         Build::Static => {
             // A target of its own keeps the flag away from build scripts and from the other builds.
             cargo
+                .args(GUEST.iter().flat_map(|package| ["--package", package]))
                 .args(["--release", "--target", "x86_64-unknown-linux-gnu"])
                 .args(["--target-dir".into(), workspace().join("target/static")])
                 .env("RUSTFLAGS", "-C target-feature=+crt-static");
@@ -66,14 +78,14 @@ fn ask_cargo(package: &str, target: &str, how: Build) -> Result<PathBuf> {
     }
     let output = cargo.output().context("run cargo")?;
     if !output.status.success() {
-        bail!("cargo could not build {target} of domkit-{package}: {}", output.status);
+        bail!("cargo could not build the programs ({how:?}): {}", output.status);
     }
-    String::from_utf8_lossy(&output.stdout)
+    let products: Products = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Message>(line).ok())
-        .filter(|message| message.target.as_ref().is_some_and(|made| made.name == target))
-        .find_map(Message::product)
-        .with_context(|| format!("domkit-{package} has no program or shared library '{target}'"))
+        .filter_map(Message::product)
+        .collect();
+    Ok(products)
 }
 
 /// One line of what cargo says about what it made.
@@ -88,11 +100,15 @@ struct Message {
 #[derive(Deserialize)]
 struct Target {
     name: String,
+    kind: Vec<String>,
 }
 
 impl Message {
-    fn product(self) -> Option<PathBuf> {
+    /// The target's name and the program or shared library that it became, if it is one.
+    fn product(self) -> Option<(String, PathBuf)> {
         let shared = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "so");
-        self.executable.or_else(|| self.filenames.into_iter().find(shared))
+        let is_library = self.target.as_ref()?.kind.iter().any(|kind| kind == "cdylib");
+        let library = || self.filenames.into_iter().find(|path| is_library && shared(path));
+        Some((self.target?.name, self.executable.or_else(library)?))
     }
 }
