@@ -80,7 +80,8 @@ pub(crate) fn measure(path: &Path, direct: bool, case: Case, seconds: u64) -> Re
     let blocks = file.metadata()?.len().checked_div(u64::from(BLOCK)).unwrap_or(0);
     let mut ring = Ring::<Buffer>::new(case.depth)?;
     let id = ring.add_file(file.as_fd())?;
-    let mut latencies = Histogram::<u64>::new(3)?;
+    // Up to a minute, in nanoseconds.
+    let mut latencies = Histogram::<u64>::new_with_max(60_000_000_000, 3)?;
     let mut random = 0x2545_F491_4F6C_DD1D_u64;
     let mut place = move || {
         random ^= random << 13;
