@@ -212,5 +212,8 @@ fn what_a_domain_started_outlives_it_unless_it_is_destroyed() {
             });
         }
         let _ = kill(Pid::from_raw(sleeper), Signal::SIGKILL);
+        // Its name is free again only once the broker has seen it go.
+        drop(program);
+        until("the program's domain has ended", || others.find("program").is_err());
     }
 }

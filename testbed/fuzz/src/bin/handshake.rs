@@ -215,7 +215,13 @@ fn woken(mailbox: &Mailbox<Message>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd as _;
     let mut waited = [PollFd::new(mailbox.as_fd(), PollFlags::POLLIN)];
-    let woken = poll(&mut waited, PollTimeout::ZERO).unwrap() > 0;
+    // The fuzzer's own clock interrupts calls with a signal.
+    let woken = loop {
+        match poll(&mut waited, PollTimeout::ZERO) {
+            Err(nix::errno::Errno::EINTR) => {}
+            ready => break ready.unwrap() > 0,
+        }
+    };
     let _ = mailbox.take();
     woken
 }
