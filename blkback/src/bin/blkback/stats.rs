@@ -95,7 +95,9 @@ impl Line {
             serde_json::to_writer(&mut out, &Tagged { stats: self })?;
             writeln!(out)?;
         } else {
-            let us = |value: Option<f64>| value.map_or("-".into(), |us| format!("<{us:.0}"));
+            // An upper bound, and the histogram's first ones are below a microsecond.
+            let us =
+                |value: Option<f64>| value.map_or("-".into(), |us| format!("<{:.0}", us.ceil()));
             // On a terminal each line takes the place of the one before.
             let (begin, end) = if terminal { ("\r\x1b[K", "") } else { ("", "\n") };
             write!(
