@@ -1,5 +1,4 @@
 //! Debian's own xenstore programs against the server.
-#![cfg(feature = "std")]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
@@ -14,7 +13,6 @@ use hypervisor::xenstore::Client;
 use hypervisor::xenstore::server::Service;
 
 const NONE: Transaction = Transaction::NONE;
-const PROGRAMS: [&str; 8] = ["ls", "read", "write", "watch", "chmod", "exists", "list", "rm"];
 
 struct Stock {
     _service: Service,
@@ -33,15 +31,11 @@ struct Ran {
 impl Stock {
     /// `None`, loudly, where the programs are missing.
     fn start() -> Option<Self> {
-        for program in PROGRAMS {
-            let found = Command::new(format!("xenstore-{program}")).arg("-h").output();
-            if let Err(error) = found {
-                let why = format!("xenstore-{program}: {error}; apt-get install xenstore-utils");
-                let allowed = std::env::var_os("DOMKIT_NO_SKIP").is_none_or(|value| value != "1");
-                assert!(allowed, "must not be skipped here (DOMKIT_NO_SKIP=1): {why}");
-                eprintln!("SKIPPED stock xenstore programs: {why}");
-                return None;
-            }
+        if !testbed::skip::unless_installed(
+            "stock xenstore programs",
+            &[testbed::packages::XENSTORE],
+        ) {
+            return None;
         }
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("socket");
