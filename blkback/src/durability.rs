@@ -136,7 +136,8 @@ pub const fn free(action: Action, carries_data: bool) -> bool {
 }
 
 /// Whether what was written to a device can still be vouched for. One for each time that its medium
-/// is opened, shared by its queues and kept while frontends come and go.
+/// is opened, shared by its queues and kept while frontends come and go. Engines report each flush as
+/// the kernel does; what follows from a failure is decided here and nowhere else.
 #[derive(Debug, Default)]
 pub struct Standing {
     /// The first failed flush's error number; 0 while there is none.
@@ -151,7 +152,7 @@ impl Standing {
     /// It, or one before it on any queue, has failed: the positive `errno` of the first.
     pub fn after_flush(&self, result: Result<u64, i32>) -> Result<u64, i32> {
         if let Err(errno) = result {
-            // These come from before the medium was asked, so they say nothing about it.
+            // The attempt was given up before the medium was asked, so they say nothing about it.
             if matches!(errno, libc::EINTR | libc::EAGAIN | libc::ECANCELED) {
                 return result;
             }

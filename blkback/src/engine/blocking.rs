@@ -80,12 +80,9 @@ fn retried(mut call: impl FnMut() -> Result<(), Errno>) -> Result<u64, i32> {
     }
 }
 
-/// Puts what was written on stable storage, unless that has failed before.
-pub(super) fn flush(media: &Media, file: &File) -> Result<u64, i32> {
-    match media.sync_failure() {
-        Some(errno) => Err(errno),
-        None => media.synced(retried(|| fdatasync(file))),
-    }
+/// Puts what was written on stable storage.
+pub(super) fn flush(file: &File) -> Result<u64, i32> {
+    retried(|| fdatasync(file))
 }
 
 fn discard(media: &Media, file: &File, offset: u64, len: u64, secure: bool) -> Result<u64, i32> {
@@ -120,7 +117,7 @@ impl<T: Buffers> Engine<T> for Blocking<T> {
                 let result = transfer(file, Way::Write, offset, &held);
                 Finished { held: held.into_inner(), result }
             }
-            Operation::Flush => Finished { held, result: flush(media, file) },
+            Operation::Flush => Finished { held, result: flush(file) },
             Operation::Discard { offset, len, secure } => {
                 Finished { held, result: discard(media, file, offset, len, secure) }
             }

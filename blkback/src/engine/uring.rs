@@ -89,7 +89,7 @@ impl<T: Buffers> Uring<T> {
         let result = match operation {
             Operation::Read { offset } => transfer(file, Way::Read, offset, &held),
             Operation::Write { offset } => transfer(file, Way::Write, offset, &held),
-            Operation::Flush => flush(&self.media, file),
+            Operation::Flush => flush(file),
             // Frees pages one by one, which for a large range takes long.
             Operation::Discard { .. } => return Some(held),
         };
@@ -161,9 +161,6 @@ impl<T: Buffers> Uring<T> {
                     let result = result.and_then(|moved| whole(moved, total));
                     Finished { held: held.into_inner(), result }
                 }
-                Asked::Sync { .. } => {
-                    Finished { held: held.into_inner(), result: self.media.synced(result) }
-                }
                 // The kernel has no such command, or the device none without waiting: the ioctl
                 // does the same and has the last word.
                 Asked::Discard { offset, len, .. }
@@ -228,16 +225,9 @@ impl<T: Buffers> Engine<T> for Uring<T> {
                 let held = Held::for_transfer(held, Way::Write, self.media.transfers())?;
                 self.ring.begin(Asked::Write { file, offset }, held).map_err(Held::into_inner)
             }
-            Operation::Flush => match self.media.sync_failure() {
-                Some(errno) => {
-                    self.done.push(Finished { held, result: Err(errno) });
-                    Ok(())
-                }
-                None => self
-                    .ring
-                    .begin(Asked::Sync { file }, Held::plain(held))
-                    .map_err(Held::into_inner),
-            },
+            Operation::Flush => {
+                self.ring.begin(Asked::Sync { file }, Held::plain(held)).map_err(Held::into_inner)
+            }
             Operation::Discard { offset, len, secure } => self.discard(offset, len, secure, held),
         }
     }

@@ -10,13 +10,12 @@
 //!
 //! - every queue has an open file description of its own, made when the image was opened and kept
 //!   until it is closed, so that one queue's flush cannot use up the report that another's was to get;
-//! - a failed flush is final: after it every flush, of every queue, fails with the same error until
-//!   the image is opened anew. A later `fdatasync` that succeeds says nothing about what was lost.
+//! - a failed flush is final for the device, whatever a later `fdatasync` says: [`Standing`].
 //!
-//! `EINTR` and `EAGAIN` are no such failures: they say that the attempt was given up.
+//! [`Standing`]: crate::durability::Standing
 
 use std::fs::File;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::image::{Geometry, Kind, Transfers};
 
@@ -31,8 +30,6 @@ pub struct Media {
     why_buffered: Option<String>,
     /// One open file description for each queue.
     files: Vec<File>,
-    /// The first real error of a flush, or 0.
-    sync_failure: AtomicI32,
 }
 
 impl Media {
@@ -43,8 +40,8 @@ impl Media {
         why_buffered: Option<String>,
         files: Vec<File>,
     ) -> Self {
-        let (size, sync_failure) = (AtomicU64::new(geometry.size), AtomicI32::new(0));
-        Self { kind, geometry, size, transfers, why_buffered, files, sync_failure }
+        let size = AtomicU64::new(geometry.size);
+        Self { kind, geometry, size, transfers, why_buffered, files }
     }
 
     /// What kind of medium it is.
@@ -75,35 +72,6 @@ impl Media {
     #[must_use]
     pub fn file(&self, queue: u16) -> Option<&File> {
         self.files.get(usize::from(queue))
-    }
-
-    /// Why flushes cannot succeed any more, a positive `errno`.
-    #[must_use]
-    pub fn sync_failure(&self) -> Option<i32> {
-        let errno = self.sync_failure.load(Ordering::Acquire);
-        (errno != 0).then_some(errno)
-    }
-
-    /// Takes in how a flush ended, and says what to answer: the first failure stays.
-    ///
-    /// # Errors
-    ///
-    /// The positive `errno` with which this or an earlier flush failed.
-    pub fn synced(&self, result: Result<u64, i32>) -> Result<u64, i32> {
-        match result {
-            // Nothing is known of the data by these; the flush is not done, that is all.
-            Err(errno @ (libc::EINTR | libc::EAGAIN)) => Err(errno),
-            Err(errno) => {
-                let first = self.sync_failure.compare_exchange(
-                    0,
-                    errno,
-                    Ordering::AcqRel,
-                    Ordering::Acquire,
-                );
-                Err(first.err().unwrap_or(errno))
-            }
-            Ok(done) => self.sync_failure().map_or(Ok(done), Err),
-        }
     }
 
     pub(super) fn set_size(&self, size: u64) {

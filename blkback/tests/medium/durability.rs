@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use blkback::durability::Standing;
 use blkback::engine::{Any, Choice, Medium, Operation};
 use blkback::image::{Direct, Image, Options};
 use nix::unistd::fdatasync;
@@ -14,6 +15,8 @@ use crate::host::{Loop, Small};
 /// A device that has room for less than it says, so that writing back to it fails with `EIO`.
 struct Failing {
     image: Option<Image>,
+    /// What a device keeps beside the image that it opened.
+    standing: Standing,
     device: Loop,
     small: Small,
 }
@@ -26,7 +29,7 @@ impl Failing {
         let backing = small.0.path().join("backing");
         File::create(&backing).unwrap().set_len(16 << 20).unwrap();
         let device = Loop::new(&backing, 512)?;
-        let mut failing = Self { image: None, device, small };
+        let mut failing = Self { image: None, standing: Standing::default(), device, small };
         failing.open();
         Some(failing)
     }
@@ -38,6 +41,7 @@ impl Failing {
         let mut options = Options::new(&self.device.0);
         (options.direct, options.queues) = (Direct::Off, 2);
         self.image = Some(Image::open(&options).unwrap());
+        self.standing = Standing::default();
     }
 
     fn image(&self) -> &Image {
@@ -47,6 +51,11 @@ impl Failing {
     fn engine(&self, queue: u16, choice: Choice) -> Any<Pages> {
         let media = Arc::clone(self.image().media());
         Medium::Image(media, choice).engine(queue, 8).unwrap()
+    }
+
+    /// A flush as the device answers it.
+    fn flush(&self, engine: &mut Any<Pages>) -> Result<u64, i32> {
+        self.standing.after_flush(flush(engine))
     }
 
     /// From here on, what is written can be kept.
@@ -73,27 +82,31 @@ fn a_write_back_that_failed_fails_every_flush_until_the_image_is_opened_anew() {
         let Some(mut failing) = Failing::new() else { return };
         let mut writer = failing.engine(0, choice);
         let mut other = failing.engine(1, choice);
-        assert_eq!(flush(&mut writer), Ok(0), "{choice:?}");
+        assert_eq!(failing.flush(&mut writer), Ok(0), "{choice:?}");
         for at in 0..8 {
             assert_eq!(write(&mut writer, at * MIB as u64), Ok(MIB as u64), "{choice:?}");
         }
-        assert_eq!(flush(&mut other), Err(libc::EIO), "{choice:?}: a queue that wrote nothing");
-        assert_eq!(failing.image().media().sync_failure(), Some(libc::EIO));
-        assert_eq!(flush(&mut writer), Err(libc::EIO), "{choice:?}");
+        assert_eq!(
+            failing.flush(&mut other),
+            Err(libc::EIO),
+            "{choice:?}: a queue that wrote nothing"
+        );
+        assert_eq!(failing.standing.lost(), Some(libc::EIO));
+        assert_eq!(failing.flush(&mut writer), Err(libc::EIO), "{choice:?}");
         // What was lost stays lost, however well the device does from here on.
         failing.mend();
         assert_eq!(write(&mut writer, 0), Ok(MIB as u64));
         for _ in 0..3 {
-            assert_eq!(flush(&mut writer), Err(libc::EIO), "{choice:?}");
-            assert_eq!(flush(&mut other), Err(libc::EIO), "{choice:?}");
+            assert_eq!(failing.flush(&mut writer), Err(libc::EIO), "{choice:?}");
+            assert_eq!(failing.flush(&mut other), Err(libc::EIO), "{choice:?}");
         }
         // Nor do queues that connect again forget it.
         drop((writer, other));
-        assert_eq!(flush(&mut failing.engine(0, choice)), Err(libc::EIO), "{choice:?}");
+        assert_eq!(failing.flush(&mut failing.engine(0, choice)), Err(libc::EIO), "{choice:?}");
         failing.open();
         let mut writer = failing.engine(0, choice);
         assert_eq!(write(&mut writer, 0), Ok(MIB as u64));
-        assert_eq!(flush(&mut writer), Ok(0), "{choice:?}: opened anew, all is well");
+        assert_eq!(failing.flush(&mut writer), Ok(0), "{choice:?}: opened anew, all is well");
         drop(writer);
     }
 }
@@ -105,7 +118,7 @@ fn every_queue_is_told_by_the_kernel_itself() {
     for at in 0..8 {
         assert!(write(&mut failing.engine(0, Choice::Blocking), at * MIB as u64).is_ok());
     }
-    // Past the engines and what they remember: each description has its own report to give.
+    // Past the engines: each description has its own report to give.
     let told = |queue| fdatasync(media.file(queue).unwrap());
     assert_eq!(told(0), Err(nix::errno::Errno::EIO));
     assert_eq!(told(1), Err(nix::errno::Errno::EIO));
