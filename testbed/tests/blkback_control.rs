@@ -225,3 +225,63 @@ fn who_is_hostile_at_the_socket_harms_nobody() {
     drop(guest);
     set.end();
 }
+
+/// The daemon's stats so far, a JSON object each.
+fn stats(set: &Set) -> Vec<Value> {
+    let written = set.blkback.written();
+    // The last line may still be under way.
+    let whole = written.rfind('\n').map_or("", |end| &written[..end]);
+    let lines = whole.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter_map(|line| line.get("stats").cloned()).collect()
+}
+
+#[test]
+fn stats_tell_each_second_what_was_done_in_it() {
+    let set = set(&["--stats", "--json"]);
+    let rate = |line: &Value, key: &str| line[key].as_f64().unwrap_or_else(|| panic!("{line}"));
+    // Nobody is there: nothing is done, and nothing can be said of how long it takes.
+    until("a line of an idle disk", || Ok(!stats(&set).is_empty())).unwrap();
+    let idle = stats(&set).remove(0);
+    for key in ["iops", "reads", "writes", "read_mb", "write_mb", "depth", "errors"] {
+        assert_eq!(rate(&idle, key), 0.0, "{key} in {idle}");
+    }
+    assert!(idle["p50_us"].is_null() && idle["p99_us"].is_null(), "{idle}");
+
+    let guest = set.guest();
+    let busy = || stats(&set).into_iter().filter(|line| rate(line, "iops") > 0.0);
+    until("lines of a busy disk", || Ok(busy().count() >= 2)).unwrap();
+    for line in busy() {
+        let close = |one: f64, other: f64| (one - other).abs() <= 1e-6 * one.max(other);
+        let (reads, writes) = (rate(&line, "reads"), rate(&line, "writes"));
+        assert!(reads > 0.0 && writes > 0.0, "{line}");
+        assert!(close(rate(&line, "iops"), reads + writes), "{line}");
+        // Requests of 4 KiB, and megabytes of 10^6.
+        assert!(close(rate(&line, "read_mb"), reads * 4096.0 / 1e6), "{line}");
+        assert!(close(rate(&line, "write_mb"), writes * 4096.0 / 1e6), "{line}");
+        let (half, most) = (rate(&line, "p50_us"), rate(&line, "p99_us"));
+        assert!(0.0 < half && half <= most, "{line}");
+        assert!(line["depth"].as_u64() <= Some(8), "more than the guest asks for: {line}");
+        assert_eq!(rate(&line, "errors"), 0.0, "{line}");
+    }
+    // It is the rate that is told, not the sum: with the guest gone it comes down to nothing.
+    drop(guest);
+    until("the disk is idle again", || {
+        Ok(stats(&set).last().is_some_and(|line| line["iops"] == 0.0 && line["depth"] == 0))
+    })
+    .unwrap();
+    set.end();
+}
+
+#[test]
+fn stats_for_people_are_whole_lines_where_there_is_no_terminal() {
+    let mut set = set(&["--stats"]);
+    let idle = set.blkback.line_with("IOPS").unwrap();
+    assert!(idle.trim_start().starts_with("0 IOPS (0 r, 0 w)"), "{idle}");
+    assert!(idle.ends_with("p50 - us  p99 - us  depth 0  errors 0"), "{idle}");
+    let guest = set.guest();
+    let busy = set.blkback.line_with("p50 <").unwrap();
+    assert!(busy.contains("MB/s r") && busy.contains("p99 <"), "{busy}");
+    assert!(!set.blkback.written().contains('\x1b'), "a terminal's codes in a file");
+    drop(guest);
+    set.end();
+}
