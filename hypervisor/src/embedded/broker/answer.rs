@@ -123,6 +123,7 @@ impl Broker {
             Request::Destroy { domain } => {
                 let domain = number(domain)?;
                 self.keeper.book().get(domain)?;
+                self.keeper.kill(domain);
                 self.end(domain);
             }
             Request::SetTarget { domain, target_kib } => {

@@ -261,6 +261,12 @@ impl Shares {
         outside.fold(grouped.saturating_add(share.past_ns), u64::saturating_add)
     }
 
+    /// The group that holds a domain's processes, if there is one.
+    #[cfg(test)]
+    pub(crate) fn group(&self, id: DomId) -> Option<PathBuf> {
+        self.domains.get(&id)?.group.as_ref().map(|group| group.path().to_owned())
+    }
+
     /// A domain is no more.
     pub(crate) fn remove(&mut self, id: DomId) {
         let Some(mut share) = self.domains.remove(&id) else {

@@ -72,15 +72,21 @@ impl Keeper {
         left
     }
 
-    /// Ends a domain: kills its processes and strikes it out. While `in_use`, its number and
-    /// memory stay taken until [`Self::bury`].
+    /// Kills the processes of a domain that is to be destroyed. One that ends because its last
+    /// process left is not killed: what that process started goes on, and a process that another
+    /// hypervisor moved here at this very moment is none of ours.
+    pub(crate) fn kill(&mut self, id: DomId) {
+        self.shares.kill(id);
+    }
+
+    /// Strikes a domain out. While `in_use`, its number and memory stay taken until
+    /// [`Self::bury`].
     ///
     /// # Errors
     ///
     /// There is no such domain.
     pub(crate) fn end(&mut self, id: DomId, in_use: bool) -> Result<(), ConfigError> {
         self.book.end(id, in_use)?;
-        self.shares.kill(id);
         self.shares.remove(id);
         Ok(())
     }

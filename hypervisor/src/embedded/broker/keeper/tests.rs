@@ -100,7 +100,7 @@ fn what_left_still_counts_and_goes_home() {
 }
 
 #[test]
-fn ending_a_domain_kills_its_processes_even_when_paused() {
+fn destroying_a_domain_kills_its_processes_even_when_paused() {
     for paused in [false, true] {
         for mut keeper in both() {
             let mut victim = Victim::run("read -r go; sleep 600 & wait");
@@ -109,9 +109,28 @@ fn ending_a_domain_kills_its_processes_even_when_paused() {
             // What it starts from now on is the domain's, even while that ends.
             victim.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
             keeper.pause(id, paused).unwrap();
+            keeper.kill(id);
             keeper.end(id, false).unwrap();
             assert!(!victim.0.wait().unwrap().success());
             assert!(keeper.list().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_domain_that_was_left_takes_no_process_with_it() {
+    for mut keeper in both() {
+        let (first, late) = (Victim::busy(), Victim::busy());
+        let id = one(&mut keeper, Lifetime::UntilLeft);
+        keeper.enter(id, first.pid()).unwrap();
+        assert_eq!(keeper.leave(id, first.pid()), Left::Ended);
+        // As another hypervisor does that lets a process go back to where it came from.
+        if let Some(group) = keeper.shares.group(id) {
+            std::fs::write(group.join("cgroup.procs"), late.pid().to_string()).unwrap();
+        }
+        keeper.end(id, false).unwrap();
+        for victim in [&first, &late] {
+            until("it runs", || victim.state() == "R");
         }
     }
 }
@@ -157,6 +176,7 @@ fn the_broker_itself_is_neither_moved_nor_killed() {
         let id = one(&mut keeper, Lifetime::UntilLeft);
         keeper.enter(id, i32::try_from(std::process::id()).unwrap()).unwrap();
         keeper.pause(id, true).unwrap();
+        keeper.kill(id);
         keeper.end(id, false).unwrap();
         assert_eq!(std::fs::read_to_string("/proc/self/cgroup").unwrap(), home);
     }
