@@ -5,6 +5,10 @@
 //! is Connected. Everything is the backend's word and is checked for range here, in the same way
 //! whether it is heard for the first time or after a reconnection (advisories 405, 465). `sectors`
 //! is in units of 512 bytes whatever the sector size is; sizes here are in bytes.
+//!
+//! The toolstack says in our own directory, by `trusted`, whether we may trust the backend. We never do
+//! of ourselves: data is bounced through zeroed pages whatever it says (advisory 403). It decides
+//! whether a caller may lend the backend memory of its own ([`arena`](crate::arena)).
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -165,6 +169,16 @@ impl DiskInfo {
             flush: keys.flag("feature-flush-cache")?,
             discard,
         })
+    }
+}
+
+/// Whether the toolstack lets the backend of the device in `own` be trusted. Where it says nothing it
+/// does, as the header has it; where it says anything but 1 it does not.
+pub(crate) fn trusted<S: Store + ?Sized>(store: &S, own: &str) -> Result<bool, StoreError> {
+    match store.read(Transaction::NONE, &format!("{own}/trusted")) {
+        Ok(value) => Ok(value == b"1"),
+        Err(StoreError::Missing(_)) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

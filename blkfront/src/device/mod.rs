@@ -151,6 +151,10 @@ pub struct Device<H: Granting + Events> {
     attached: bool,
     /// Whether the backend began to take the disk away.
     leaving: bool,
+    /// Whether the backend closed instead of taking the rings that it was offered last.
+    turned_down: bool,
+    /// Whether the toolstack lets the backend be trusted.
+    trusted: bool,
     /// The backend's state when it was read last.
     seen: State,
     watching: bool,
@@ -173,6 +177,8 @@ impl<H: Platform> Device<H> {
             links: Vec::new(),
             attached: false,
             leaving: false,
+            turned_down: false,
+            trusted: false,
             seen: State::Unknown,
             watching: false,
             quarantine: Quarantine::default(),
@@ -202,6 +208,12 @@ impl<H: Platform> Device<H> {
     #[must_use]
     pub fn offer(&self) -> Option<&Offer> {
         self.offer.as_ref()
+    }
+
+    /// Whether whoever gave us this disk lets us trust its backend; not before there is a backend.
+    #[must_use]
+    pub fn trusted(&self) -> bool {
+        self.trusted
     }
 
     /// What the disk is, once it was connected.

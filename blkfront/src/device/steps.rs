@@ -75,7 +75,7 @@ impl<H: Platform> Device<H> {
             State::Connected | State::Reconfiguring | State::Reconfigured => {
                 self.connected(platform, &seat)
             }
-            State::Closing | State::Closed => self.taken_away(platform, &seat),
+            State::Closing | State::Closed => self.taken_away(platform, &seat, ours, peers),
         }
     }
 
@@ -182,6 +182,7 @@ impl<H: Platform> Device<H> {
         }
         platform.watch(&seat.opposite, TOKEN)?;
         self.leaving = false;
+        self.turned_down = false;
         self.phase = if self.queues.is_some() { Phase::Lost } else { Phase::Waiting };
         self.seat = Some(seat);
         self.advance(platform)
@@ -208,23 +209,20 @@ impl<H: Platform> Device<H> {
         ours: State,
         peers: State,
     ) -> Result<Step<H>, Error> {
-        if !matches!(ours, State::Initialising | State::Unknown) {
-            // What our own directory says is of an earlier connection. A backend that still holds on
-            // to that one lets go when it sees us begin anew; the others lose nothing by it.
-            negotiate::withdraw(platform, &seat.own)?;
-            match seat.publish(platform, &[], State::Initialising)? {
-                Published::Done => {}
-                Published::Gone => return Ok(Step::Idle),
-                Published::Refused(_) => {
-                    let _ = seat.publish(platform, &[], State::Closed)?;
-                    let _ = seat.publish(platform, &[], State::Initialising)?;
-                }
-            }
-        }
         if peers == State::Connected || peers == State::Initialised {
-            // It is, or seems, connected to somebody who was here before us.
+            // It is, or seems, connected to somebody who was here before us and did not say goodbye.
+            // Some backends let go when we begin anew, but all of them when we are closed.
+            if !matches!(ours, State::Initialising | State::Closed | State::Unknown) {
+                negotiate::withdraw(platform, &seat.own)?;
+                let _ = seat.publish(platform, &[], State::Closed)?;
+            }
             return Ok(Step::Idle);
         }
+        if !matches!(ours, State::Initialising | State::Unknown) && !begin_anew(platform, seat)? {
+            return Ok(Step::Idle);
+        }
+        self.leaving = false;
+        self.trusted = negotiate::trusted(platform, &seat.own)?;
         self.quarantine.retry(platform);
         let offer = Offer::read(platform, seat)?;
         let order = self.config.ring_order.min(offer.ring_order).min(MOST_RING_ORDER);
@@ -260,6 +258,10 @@ impl<H: Platform> Device<H> {
     fn connected(&mut self, platform: &H, seat: &Seat) -> Result<Step<H>, Error> {
         let info = DiskInfo::read(platform, seat)?;
         if self.phase == Phase::Published {
+            // Linux's says only now whether it keeps grants mapped.
+            if let Some(offer) = &mut self.offer {
+                offer.persistent = Offer::read(platform, seat)?.persistent;
+            }
             if let Some(why) = self.info.and_then(|was| unlike(&was, &info)) {
                 return self.finish(platform, Ending::Changed(why));
             }
@@ -269,6 +271,7 @@ impl<H: Platform> Device<H> {
                     self.info = Some(info);
                     self.queues = Some(self.links.len());
                     self.attached = true;
+                    self.turned_down = false;
                     Ok(Step::Attach(core::mem::take(&mut self.links), info))
                 }
                 Published::Gone | Published::Refused(_) => self.lose(platform, Phase::Waiting),
@@ -284,17 +287,30 @@ impl<H: Platform> Device<H> {
         Ok(Step::Update(info))
     }
 
-    /// The backend closes. If it is still meant to be online it will be back; else this is the end.
-    fn taken_away(&mut self, platform: &H, seat: &Seat) -> Result<Step<H>, Error> {
+    /// The backend closes, or is closed already. If it is still meant to be online it can be had again;
+    /// else this is the end.
+    fn taken_away(
+        &mut self,
+        platform: &H,
+        seat: &Seat,
+        ours: State,
+        peers: State,
+    ) -> Result<Step<H>, Error> {
         self.leaving = true;
         let online = seat.peer_keys(platform, Transaction::NONE).flag("online")?;
         if !online {
             return self.finish(platform, Ending::Detached);
         }
         if self.begun() {
+            self.turned_down = self.phase == Phase::Published;
             negotiate::withdraw(platform, &seat.own)?;
             let _ = seat.publish(platform, &[], State::Closed)?;
             return self.lose(platform, Phase::Waiting);
+        }
+        // It was closed with whoever used it last, and offers nothing until we begin anew. Who
+        // turned us down is not asked again: it would go round in circles.
+        if peers == State::Closed && ours != State::Initialising && !self.turned_down {
+            let _ = begin_anew(platform, seat)?;
         }
         Ok(Step::Idle)
     }
@@ -311,6 +327,20 @@ impl<H: Platform> Device<H> {
         }
         Ok(Step::Idle)
     }
+}
+
+/// Forgets what our own directory says of an earlier connection, and says that we begin anew. Answers
+/// whether there still is such a directory.
+fn begin_anew<H: Platform>(platform: &H, seat: &Seat) -> Result<bool, Error> {
+    negotiate::withdraw(platform, &seat.own)?;
+    let published = match seat.publish(platform, &[], State::Initialising)? {
+        Published::Refused(_) => {
+            let _ = seat.publish(platform, &[], State::Closed)?;
+            seat.publish(platform, &[], State::Initialising)?
+        }
+        published => published,
+    };
+    Ok(published == Published::Done)
 }
 
 /// How a disk differs from what it was such that requests made for that cannot be done on it.

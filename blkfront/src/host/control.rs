@@ -86,6 +86,7 @@ impl<H: Host> Control<H> {
             status.backend = self.device.seat().map(|seat| seat.peer).or(status.backend);
             status.info = self.device.info().copied();
             status.offer = self.device.offer().copied();
+            status.trusted = self.device.trusted();
             status.quarantined = quarantined;
             status.ending = self.device.ending().cloned();
         });

@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hypervisor::{DomId, Error, HostError, PeerFault};
+use nix::errno::Errno;
 
 use crate::arena::Arena;
 use crate::device::{Config, Ending, Phase};
@@ -27,6 +28,8 @@ pub struct Status {
     pub info: Option<DiskInfo>,
     /// What the backend offers.
     pub offer: Option<Offer>,
+    /// Whether the toolstack lets the backend be trusted.
+    pub trusted: bool,
     /// Requests that each queue's ring holds.
     pub slots: u32,
     /// Queues that are served.
@@ -148,6 +151,7 @@ impl<H: Host> HostDisk<H> {
             backend: None,
             info: None,
             offer: None,
+            trusted: false,
             slots: 0,
             queues: 0,
             connections: 0,
@@ -226,11 +230,21 @@ impl<H: Host> HostDisk<H> {
     ///
     /// # Errors
     ///
-    /// The disk was never connected, or the domain has not so much memory.
+    /// The disk was never connected, the toolstack says that its backend is not to be trusted, or
+    /// the domain has not so much memory.
     pub fn arena(&self, pages: usize) -> Result<Arena<H::Memory>, HostError> {
-        // ENOTCONN
-        let nobody = HostError::new("grant memory to a backend that is not known yet", 107);
-        let peer = self.shared.status().backend.ok_or(nobody)?;
+        let refused = |what, errno: Errno| HostError::new(what, errno as i32);
+        let (peer, trusted) = {
+            let status = self.shared.status();
+            let nobody =
+                || refused("grant memory to a backend that is not known yet", Errno::ENOTCONN);
+            (status.backend.ok_or_else(nobody)?, status.trusted)
+        };
+        if !trusted {
+            let what = "grant request buffers to a backend that is not to be trusted (the \
+                        toolstack says trusted=0 of this disk); let them be copied instead";
+            return Err(refused(what, Errno::EPERM));
+        }
         Arena::new(&self.shared.platform, peer, pages)
     }
 

@@ -9,6 +9,7 @@ use blkfront::buffer::Either;
 use blkfront::host::{HostBuffer, HostDisk, OpenError, find};
 use blkfront::{Config, Ending, IoError, Private, Request};
 use hypervisor::embedded::Domain;
+use hypervisor::store::{Store as _, Transaction};
 use hypervisor::testing::Machine;
 use hypervisor::xenbus::State;
 
@@ -220,4 +221,34 @@ fn waiting_is_bounded_and_says_what_is_missing() {
     assert!(error.contains("floppy"), "{error}");
     let disk = HostDisk::open(guest, DIRECTORY, Config::default()).unwrap();
     assert!(matches!(disk.wait(soon), Err(OpenError::Late { .. })));
+}
+
+#[test]
+fn memory_is_lent_to_nobody_whom_the_toolstack_calls_untrusted() {
+    for (said, trusted) in [(None, true), (Some("1"), true), (Some("0"), false), (Some("?"), false)]
+    {
+        let machine = Machine::new();
+        let guest = machine.domain("guest");
+        let backend = Backend::new(&machine, "backend", &guest, 4 * MIB, Features::default());
+        if let Some(said) = said {
+            let key = format!("{DIRECTORY}/trusted");
+            guest.write(Transaction::NONE, &key, said.as_bytes()).unwrap();
+        }
+        let running = Running::start(backend);
+        let disk = HostDisk::open(guest.clone(), DIRECTORY, Config::default()).unwrap();
+        disk.wait(PATIENCE).unwrap();
+        assert_eq!(disk.status().trusted, trusted, "{said:?}");
+        match disk.arena(1) {
+            Ok(arena) => assert!(trusted && arena.close(&guest).is_ok(), "{said:?}"),
+            Err(error) => {
+                assert!(!trusted && error.to_string().contains("trusted=0"), "{said:?}: {error}");
+            }
+        }
+        // What is copied needs no trust.
+        let mut queue = disk.queue().unwrap();
+        queue.run(Request::write(0, private(vec![1; 4096]), 1)).unwrap();
+        drop(queue);
+        disk.close();
+        running.end();
+    }
 }

@@ -9,3 +9,4 @@ mod host;
 mod io;
 mod reconnect;
 mod splitting;
+mod takeover;

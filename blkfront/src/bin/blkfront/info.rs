@@ -25,6 +25,7 @@ struct Report {
     backend_ring_page_order: Option<u32>,
     indirect_segments: Option<u32>,
     persistent_grants: Option<bool>,
+    trusted: bool,
 }
 
 #[derive(Serialize)]
@@ -59,6 +60,7 @@ pub(crate) fn run(args: &Args, options: &Info) -> anyhow::Result<()> {
         backend_ring_page_order: status.offer.map(|offer| offer.ring_order),
         indirect_segments: status.offer.map(|offer| offer.indirect_segments),
         persistent_grants: status.offer.map(|offer| offer.persistent),
+        trusted: status.trusted,
     };
     attached.disk.close();
     if options.json {
@@ -83,7 +85,11 @@ pub(crate) fn run(args: &Args, options: &Info) -> anyhow::Result<()> {
         ),
         None => println!("discard             no"),
     }
-    println!("backend             domain {}", or_none(report.backend.map(u32::from)));
+    println!(
+        "backend             domain {}{}",
+        or_none(report.backend.map(u32::from)),
+        if report.trusted { "" } else { ", not to be trusted" }
+    );
     println!(
         "queues              {} (the backend offers {})",
         report.queues,
