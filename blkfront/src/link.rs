@@ -44,20 +44,19 @@ impl<H: Granting + Events> Link<H> {
         pages: usize,
         quarantine: &mut Quarantine<H>,
     ) -> Result<Self, Error> {
+        // The ring first: it cannot do with less than it asks for, and the pool takes what is left.
+        let (memory, ring_grefs) = negotiate::ring_pages(platform, seat, 1 << order)?;
+        let ring = Front::init(memory).map_err(|fault| fault.by(seat.peer))?;
         // A page for data and, where there can be indirect requests, one for their segments: with
         // that little, every request can still be done, piece by piece.
         let least = if segments > DIRECT_SEGMENTS { 2 } else { 1 };
-        let pool = Pool::new(platform, seat.peer, pages, least)?;
-        let made = negotiate::ring_pages(platform, seat, 1 << order);
-        let (memory, ring_grefs) = match made {
-            Ok(made) => made,
+        let pool = match Pool::new(platform, seat.peer, pages, least) {
+            Ok(pool) => pool,
             Err(error) => {
-                let (memory, grefs) = pool.into_parts();
-                quarantine.retire(platform, memory, grefs);
-                return Err(error);
+                quarantine.retire(platform, ring.into_memory(), ring_grefs);
+                return Err(error.into());
             }
         };
-        let ring = Front::init(memory).map_err(|fault| fault.by(seat.peer))?;
         let channel = match Events::allocate(platform, seat.peer) {
             Ok(channel) => Arc::new(channel),
             Err(error) => {

@@ -3,7 +3,7 @@
 use blkfront::{Config, Operation, Private, Reason, Request};
 use hypervisor::store::{Store, Transaction};
 
-use crate::backend::{Features, bytes, connect, disk, run, scene, zeroes};
+use crate::backend::{Backend, Features, bytes, connect, disk, run, scene, zeroes};
 use blkfront::device::Phase;
 use hypervisor::xenbus::State;
 
@@ -172,8 +172,7 @@ fn lent_memory_is_not_copied() {
     use blkfront::{Completion, Disk};
     let machine = hypervisor::testing::Machine::new();
     let guest = machine.domain("guest");
-    let mut backend =
-        crate::backend::Backend::new(&machine, "backend", &guest, 4 * MIB, Features::default());
+    let mut backend = Backend::new(&machine, "backend", &guest, 4 * MIB, Features::default());
     type Lendable = Either<Vec<u8>, crate::backend::Pages>;
     let mut disk: Disk<_, Lendable> =
         Disk::new(guest.clone(), crate::backend::DIRECTORY, Config::default());
@@ -216,8 +215,7 @@ fn closing_leaves_a_clean_store_and_no_pages() {
     let machine = hypervisor::testing::Machine::new();
     let guest = machine.domain("guest");
     let before = guest.pages_in_use();
-    let mut backend =
-        crate::backend::Backend::new(&machine, "backend", &guest, MIB, Features::default());
+    let mut backend = Backend::new(&machine, "backend", &guest, MIB, Features::default());
     let mut first = disk(&guest, Config::default());
     connect(&mut first, &mut backend);
     let _ = run(&mut first, &mut backend, Request::write(0, bytes(4096, 1), 1));
@@ -257,4 +255,26 @@ fn a_new_size_is_noticed() {
         *read.request.buffer,
         Private::<_, crate::backend::Pages>::new(vec![5; 512]).into_inner()
     );
+}
+
+#[test]
+fn a_domain_that_has_little_to_grant_still_gets_its_ring() {
+    let machine = hypervisor::testing::Machine::new();
+    let mut spec = hypervisor::domain::DomainSpec::new("guest");
+    spec.memory_kib = 1024;
+    let guest = machine.domain_with(&spec);
+    let mut backend = Backend::new(&machine, "backend", &guest, MIB, Features::default());
+    // Whatever the pool wants, were it all there is: the ring cannot do with less than it needs.
+    for pages in 1..=300 {
+        let mut config = Config::default();
+        config.pool_pages = pages;
+        let mut disk = disk(&guest, config);
+        connect(&mut disk, &mut backend);
+        disk.close().unwrap();
+        backend.drop_rings();
+        backend.say(&[], State::Closed);
+        disk.poll().unwrap();
+        assert_eq!(disk.reclaim(), 0);
+        backend.offer();
+    }
 }
