@@ -8,6 +8,7 @@
 //! That a backend vanished is seen by queues as requests that take longer.
 
 mod bell;
+pub mod claim;
 mod control;
 mod disk;
 pub mod find;
