@@ -1,4 +1,5 @@
-//! One connection to a store: `xenstored`'s, or our [`server`](super::server)'s.
+//! One connection to a store: `xenstored`'s, by its socket or by the kernel's device, or our
+//! [`server`](super::server)'s.
 //!
 //! A request is sent, and its reply awaited, under a lock, so that a client can be shared. Events that
 //! come in between are kept for [`Watches::changed`]. The client as a file descriptor is readable while any
@@ -9,7 +10,9 @@
 //! fails. Source: `docs/misc/xenstore.txt` (RELEASE-4.17).
 
 mod exchange;
+mod line;
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -26,12 +29,13 @@ use crate::xenstore::wire::{self, Kind, Refusal};
 use crate::{DomId, EventPort, HostError};
 
 use exchange::{Wire, nonsense};
+use line::Line;
 
 /// A client of a store.
 #[derive(Debug)]
 pub struct Client {
     wire: Mutex<Wire>,
-    /// Readable while the socket or `kept` is.
+    /// Readable while the line or `kept` is.
     either: Epoll,
 }
 
@@ -55,16 +59,30 @@ impl Client {
     ///
     /// Descriptors cannot be had.
     pub fn from_stream(stream: UnixStream) -> Result<Self, HostError> {
-        let failed = |errno: Errno| HostError::new("wait for the store", errno as i32);
         stream
             .set_nonblocking(false)
             .map_err(|error| HostError::from_io("wait for the store", &error))?;
+        Self::on(Line::Socket(stream))
+    }
+
+    /// A client on the kernel's device (`/dev/xen/xenbus`), opened for reading and writing and
+    /// never to wait (`O_NONBLOCK`).
+    ///
+    /// # Errors
+    ///
+    /// Descriptors cannot be had.
+    pub fn from_device(device: File) -> Result<Self, HostError> {
+        Self::on(Line::Device(device))
+    }
+
+    fn on(line: Line) -> Result<Self, HostError> {
+        let failed = |errno: Errno| HostError::new("wait for the store", errno as i32);
         let kept =
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(failed)?;
         let either = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
-        either.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
+        either.add(&line, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(failed)?;
         either.add(&kept, EpollEvent::new(EpollFlags::EPOLLIN, 1)).map_err(failed)?;
-        Ok(Self { wire: Mutex::new(Wire::new(stream, kept)), either })
+        Ok(Self { wire: Mutex::new(Wire::new(line, kept)), either })
     }
 
     /// Makes `path` and what is missing above it, with empty values. That it was there is no error.
@@ -122,8 +140,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// See [`StoreError`].
+    /// See [`StoreError`]. On the kernel's device it is refused: the connection is the whole
+    /// domain's, and the kernel's own watches would end with it.
     pub fn reset_watches(&self) -> Result<(), StoreError> {
+        if matches!(self.wire().line, Line::Device(_)) {
+            let (operation, errno) = ("reset watches of", Errno::EOPNOTSUPP as i32);
+            return Err(StoreError::Refused { operation, path: "/".into(), errno });
+        }
         self.ask(Kind::ResetWatches, Transaction::NONE, "reset watches of", "/", &[b"\0"])?;
         let mut wire = self.wire();
         wire.events.clear();

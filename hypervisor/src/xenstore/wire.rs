@@ -124,6 +124,15 @@ macro_rules! refusals {
                 }
             }
 
+            /// The refusal with that number, as the kernel's device has it.
+            #[must_use]
+            pub const fn from_errno(errno: i32) -> Option<Self> {
+                match errno {
+                    $($errno => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
             /// The refusal of that name.
             #[must_use]
             pub fn from_name(name: &[u8]) -> Option<Self> {

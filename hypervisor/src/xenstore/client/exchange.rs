@@ -1,24 +1,23 @@
-//! Requests, replies and events on the socket.
+//! Requests, replies and events on the line to the store.
 //!
 //! Each read asks for no more than belongs to one message, so nothing is ever left over here: what is
-//! not in `events` is still in the socket, and makes it readable.
+//! not in `events` is still in the line, and makes it readable.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::io::ErrorKind;
 
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
-use nix::sys::socket::{MsgFlags, recv};
 
 use crate::HostError;
 use crate::store::{Changed, Transaction};
 use crate::xenstore::wire::{self, Kind, Message, Parser, Refusal};
 
+use super::line::{Line, Sent};
+
 #[derive(Debug)]
 pub(super) struct Wire {
-    pub(super) stream: UnixStream,
+    pub(super) line: Line,
     parser: Parser,
     pub(super) events: VecDeque<Changed>,
     /// Readable while there are `events`, or nothing will ever come any more.
@@ -28,9 +27,9 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(stream: UnixStream, kept: EventFd) -> Self {
+    pub(super) fn new(line: Line, kept: EventFd) -> Self {
         let (parser, events) = (Parser::default(), VecDeque::new());
-        Self { stream, parser, events, kept, last_request: 0, lost: None }
+        Self { line, parser, events, kept, last_request: 0, lost: None }
     }
 
     /// Sends a request and waits for what is answered.
@@ -48,18 +47,19 @@ impl Wire {
         let Ok(bytes) = wire::encode(kind, request, within.0, parts) else {
             return Ok(Err(Refusal::TooBig));
         };
-        let done = self.send(&bytes).and_then(|()| self.reply(kind, request));
+        let done = match self.line.send(&bytes) {
+            Ok(Sent::Done) => self.reply(kind, request),
+            // An error whose name is not known still is one.
+            Ok(Sent::Refused(errno)) => {
+                Ok(Err(Refusal::from_errno(errno as i32).unwrap_or(Refusal::Io)))
+            }
+            Err(error) => Err(HostError::from_io("write to the store", &error)),
+        };
         if let Err(error) = &done {
             self.lost = Some(error.clone());
         }
         self.mark();
         done
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> Result<(), HostError> {
-        self.stream
-            .write_all(bytes)
-            .map_err(|error| HostError::from_io("write to the store", &error))
     }
 
     /// Waits for the reply to `request`; keeps what events come before it.
@@ -92,8 +92,7 @@ impl Wire {
             // No more than belongs to one message, so that nothing is left over.
             let wanted = self.parser.wants().min(buffer.len());
             let room = buffer.get_mut(..wanted).unwrap_or(&mut []);
-            let got = if wait { self.stream.read(room) } else { self.receive_now(room) };
-            let len = match got {
+            let len = match self.line.read(room, wait) {
                 Ok(0) => {
                     return Err(HostError::new("read from the store", Errno::ECONNRESET as i32));
                 }
@@ -108,10 +107,6 @@ impl Wire {
                 return Ok(Some(message));
             }
         }
-    }
-
-    fn receive_now(&self, room: &mut [u8]) -> std::io::Result<usize> {
-        Ok(recv(self.stream.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?)
     }
 
     /// The next event, if there is one without waiting.
