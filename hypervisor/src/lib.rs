@@ -23,6 +23,8 @@ pub mod memory;
 pub mod store;
 #[cfg(all(feature = "embedded", any(test, feature = "test-util")))]
 pub mod testing;
+#[cfg(feature = "xen")]
+pub mod xen;
 pub mod xenbus;
 #[cfg(feature = "std")]
 pub mod xenstore;

@@ -5,6 +5,7 @@
 //! This module and the ring's index accesses are the only places that touch them.
 #![expect(unsafe_code, reason = "shared pages are reached through raw pointers only")]
 
+use alloc::sync::Arc;
 use core::ptr;
 
 /// Memory that is, or may be, shared with another domain.
@@ -74,6 +75,17 @@ pub unsafe trait Memory {
             Some(end) if end <= self.len() => Ok(self.base().wrapping_add(offset)),
             _ => Err(OutOfRange { offset, len, have: self.len() }),
         }
+    }
+}
+
+// SAFETY: what is shared is the memory's owner, which stays where it is.
+unsafe impl<M: Memory> Memory for Arc<M> {
+    fn base(&self) -> *mut u8 {
+        (**self).base()
+    }
+
+    fn len(&self) -> usize {
+        (**self).len()
     }
 }
 

@@ -1,0 +1,130 @@
+//! The store: xenstored's socket where it runs in this domain, else the kernel's connection to it.
+//!
+//! The kernel's device `/dev/xen/xenbus` speaks the same protocol as the socket. Watches are kept
+//! apart for each open file; requests of all files, and of the kernel itself, go through one ring
+//! page one after the other, and a message is 4096 bytes at most with its header.
+//!
+//! A [`Domain`] has one connection, which the traits below speak through; its clones share it and
+//! what its watches report. Whoever wants changes for itself opens [another](Domain::open_store).
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use crate::store::{
+    Changed, Ended, Permission, Store, StoreError, Transaction, Transactions, Watches,
+};
+use crate::xenstore::Client;
+use crate::{ConfigError, DomId, Error, HostError};
+
+use super::about;
+use super::domain::Domain;
+use super::node::XENBUS;
+
+/// Where xenstored listens in its own domain.
+const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
+/// The device of kernels that make no node in `/dev`.
+const XENFS: &str = "/proc/xen/xenbus";
+
+/// Connects to the store.
+pub(super) fn connect() -> Result<Client, HostError> {
+    for socket in SOCKETS {
+        // One that xenstored left behind refuses; then the device may still do.
+        if let Ok(client) = Client::connect(socket) {
+            return Ok(client);
+        }
+    }
+    if !Path::new(XENBUS.path).exists() && Path::new(XENFS).exists() {
+        return Client::from_device(super::node::Node { path: XENFS, ..XENBUS }.open()?.into());
+    }
+    let device = XENBUS.open().map_err(|error| {
+        let doing = format!("{}; xenstored does not listen in {} either", error.doing, SOCKETS[0]);
+        HostError::new(doing, error.errno)
+    })?;
+    Client::from_device(device.into())
+}
+
+impl Domain {
+    /// Another connection to the store for this domain, with watches of its own.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be reached any more.
+    pub fn open_store(&self) -> Result<Client, HostError> {
+        connect()
+    }
+
+    /// A connection to the store that speaks for the control domain, as a toolstack does: it may
+    /// write everywhere.
+    ///
+    /// # Errors
+    ///
+    /// This is not the control domain, or the store cannot be reached any more.
+    pub fn open_control_store(&self) -> Result<Client, Error> {
+        if self.id() != DomId::ZERO && !about::is_control() {
+            let problem = "is not the control domain and cannot make devices; have them made there, \
+                           as with `xl block-attach`";
+            return Err(ConfigError::new("domain", self.id(), problem).into());
+        }
+        Ok(connect()?)
+    }
+
+    /// What polls readable when [`changed`](Watches::changed) may have something to say.
+    #[must_use]
+    pub fn changes(&self) -> BorrowedFd<'_> {
+        self.store().as_fd()
+    }
+}
+impl Store for Domain {
+    fn read(&self, within: Transaction, path: &str) -> Result<Vec<u8>, StoreError> {
+        self.store().read(within, path)
+    }
+
+    fn write(&self, within: Transaction, path: &str, value: &[u8]) -> Result<(), StoreError> {
+        self.store().write(within, path, value)
+    }
+
+    fn list(&self, within: Transaction, path: &str) -> Result<Vec<String>, StoreError> {
+        self.store().list(within, path)
+    }
+
+    fn remove(&self, within: Transaction, path: &str) -> Result<(), StoreError> {
+        self.store().remove(within, path)
+    }
+
+    fn permissions(&self, within: Transaction, path: &str) -> Result<Vec<Permission>, StoreError> {
+        self.store().permissions(within, path)
+    }
+
+    fn set_permissions(
+        &self,
+        within: Transaction,
+        path: &str,
+        permissions: &[Permission],
+    ) -> Result<(), StoreError> {
+        self.store().set_permissions(within, path, permissions)
+    }
+}
+
+impl Transactions for Domain {
+    fn begin(&self) -> Result<Transaction, StoreError> {
+        self.store().begin()
+    }
+
+    fn end(&self, transaction: Transaction, commit: bool) -> Result<Ended, StoreError> {
+        self.store().end(transaction, commit)
+    }
+}
+
+impl Watches for Domain {
+    fn watch(&self, path: &str, token: &str) -> Result<(), StoreError> {
+        self.store().watch(path, token)
+    }
+
+    fn unwatch(&self, path: &str, token: &str) -> Result<(), StoreError> {
+        self.store().unwatch(path, token)
+    }
+
+    fn changed(&self) -> Result<Option<Changed>, StoreError> {
+        self.store().changed()
+    }
+}
