@@ -6,7 +6,7 @@
 //!
 //! The environment has the last word: `DOMKIT_HYPERVISOR` (`embedded` or `xen`) says which kind,
 //! `DOMKIT_RUN` the embedded one's folder, and `DOMKIT_DOMAIN` the domain that this program was
-//! started in and that [`Found::join`] then enters.
+//! started in and that [`Embedded::join`] then enters.
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::domain::DomainSpec;
 use crate::embedded::{Control, Domain, MachineInfo, Place};
-use crate::{ConfigError, DomId, Error, HostError};
+use crate::{ConfigError, DomId, Error, HostError, xen};
 
 /// Which hypervisor to use: `embedded` or `xen`.
 pub const HYPERVISOR_VARIABLE: &str = "DOMKIT_HYPERVISOR";
@@ -34,18 +34,45 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to wait before looking again for one that another program is starting.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A hypervisor that is there to be used. While this is held it does not end, even when it has no
+/// A hypervisor that is there to be used.
+///
+/// Whoever matches on it sees all there are: a program that does not know what to do with one of
+/// them does not build.
+#[derive(Debug)]
+pub enum Found {
+    /// Real Xen, and the domain that this process runs in.
+    Xen(xen::Domain),
+    /// The embedded hypervisor, to become a domain of.
+    Embedded(Embedded),
+}
+
+impl Found {
+    /// Which one it is and how it came to be there, in one line.
+    #[must_use]
+    pub fn how(&self) -> String {
+        match self {
+            Self::Xen(domain) => {
+                let version = xen::about().version;
+                let version = version.map(|version| format!(" {version}")).unwrap_or_default();
+                format!("using Xen{version} as domain {}", domain.id())
+            }
+            Self::Embedded(found) => found.how.clone(),
+        }
+    }
+}
+
+/// An embedded hypervisor that runs. While this is held it does not end, even when it has no
 /// domains.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Found {
+pub struct Embedded {
     /// Which one it is and how it came to be there, in one line.
     pub how: String,
     place: Place,
     held: Control,
 }
 
-impl Found {
+impl Embedded {
     /// Where it runs.
     #[must_use]
     pub fn place(&self) -> &Place {
@@ -74,23 +101,46 @@ impl Found {
     }
 }
 
-/// The hypervisor for this program, in the usual place ([`Place::standard`]).
-///
-/// # Errors
-///
-/// This machine runs on Xen, the environment asks for what there is not, or no hypervisor can be
-/// started.
-pub fn hypervisor() -> Result<Found, Error> {
-    hypervisor_at(&Place::standard())
+/// The kinds of hypervisor there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Real Xen.
+    Xen,
+    /// The embedded one.
+    Embedded,
 }
 
-/// The hypervisor for this program; an embedded one is looked for, and started, at `place`.
+/// Which kind this program is to use: Xen where this machine runs on it, unless the environment says
+/// otherwise.
 ///
 /// # Errors
 ///
-/// As for [`hypervisor`].
-pub fn hypervisor_at(place: &Place) -> Result<Found, Error> {
-    choose(env::var_os(HYPERVISOR_VARIABLE), on_xen(Path::new("/")))?;
+/// The environment asks for what there is not.
+pub fn kind() -> Result<Kind, ConfigError> {
+    choose(env::var_os(HYPERVISOR_VARIABLE), xen::about::is_xen(Path::new("/")))
+}
+
+/// The hypervisor for this program; an embedded one in the usual place ([`Place::standard`]).
+///
+/// # Errors
+///
+/// The environment asks for what there is not, Xen's devices or store cannot be used, or no
+/// hypervisor can be started.
+pub fn hypervisor() -> Result<Found, Error> {
+    match kind()? {
+        Kind::Xen => Ok(Found::Xen(xen::Domain::open()?)),
+        Kind::Embedded => Ok(Found::Embedded(embedded_at(&Place::standard())?)),
+    }
+}
+
+/// The embedded hypervisor that runs at `place`, or one that is started there, whatever this machine
+/// runs on.
+///
+/// # Errors
+///
+/// None can be started.
+pub fn embedded_at(place: &Place) -> Result<Embedded, Error> {
     let folder = place.folder().display();
     let deadline = Instant::now().checked_add(START_TIMEOUT);
     let mut told = None;
@@ -103,7 +153,7 @@ pub fn hypervisor_at(place: &Place) -> Result<Found, Error> {
                     format!("using the embedded hypervisor that was just started in {folder}")
                 }
             };
-            return Ok(Found { how, place: place.clone(), held });
+            return Ok(Embedded { how, place: place.clone(), held });
         }
         if deadline.is_none_or(|deadline| Instant::now() > deadline) {
             let doing = format!(
@@ -191,32 +241,15 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
 }
 
-/// Whether the machine whose root directory is `root` runs on Xen.
-fn on_xen(root: &Path) -> bool {
-    let kind = fs::read_to_string(root.join("sys/hypervisor/type")).unwrap_or_default();
-    kind.trim() == "xen" || root.join("proc/xen/capabilities").exists()
-}
-
-/// Checks that the embedded hypervisor is the one to use.
-fn choose(wanted: Option<OsString>, on_xen: bool) -> Result<(), ConfigError> {
+/// What the environment wants, where it can be had.
+fn choose(wanted: Option<OsString>, on_xen: bool) -> Result<Kind, ConfigError> {
     let wanted = wanted.unwrap_or_default();
     let shown = wanted.to_string_lossy();
-    let problem = match &*shown {
-        "embedded" => return Ok(()),
-        "" if !on_xen => return Ok(()),
-        "" => {
-            return Err(ConfigError::new(
-                "hypervisor",
-                "xen",
-                "this machine runs on Xen, which this version of domkit does not drive; set \
-                 DOMKIT_HYPERVISOR=embedded to use the embedded hypervisor all the same",
-            ));
-        }
-        "xen" if on_xen => {
-            "this version of domkit does not drive Xen; use embedded, or leave it unset"
-        }
-        "xen" => "this machine does not run on Xen; use embedded, or leave it unset",
-        _ => "is no kind of hypervisor; use embedded, or leave it unset",
+    let problem = match (&*shown, on_xen) {
+        ("embedded", _) | ("", false) => return Ok(Kind::Embedded),
+        ("xen" | "", true) => return Ok(Kind::Xen),
+        ("xen", false) => "this machine does not run on Xen; use embedded, or leave it unset",
+        _ => "is no kind of hypervisor; use xen or embedded, or leave it unset",
     };
     Err(ConfigError::new(HYPERVISOR_VARIABLE, shown, problem))
 }

@@ -16,8 +16,10 @@ pub mod domain;
 pub mod embedded;
 pub mod error;
 pub mod event;
-#[cfg(feature = "embedded")]
+#[cfg(all(feature = "embedded", feature = "xen"))]
 pub mod find;
+#[cfg(feature = "std")]
+pub mod host;
 pub mod id;
 pub mod memory;
 pub mod store;

@@ -28,7 +28,7 @@ pub trait Host: Platform<Channel: AsFd> + Clone + Send + Sync + 'static {
     fn store_fd(&self) -> BorrowedFd<'_>;
 }
 
-impl Host for hypervisor::embedded::Domain {
+impl<D: hypervisor::host::Domain> Host for D {
     fn store_fd(&self) -> BorrowedFd<'_> {
         self.changes()
     }

@@ -11,6 +11,7 @@ use blkfront::Config;
 use blkfront::host::{HostDisk, HostQueue, find};
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::Domain;
+use hypervisor::find::Found;
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -54,7 +55,16 @@ pub(crate) fn announce(name: &str) -> Result<u64, Failure> {
 }
 
 fn open(name: &str) -> Result<Shared, Failure> {
-    let found = hypervisor::find::hypervisor()?;
+    let found = match hypervisor::find::hypervisor()? {
+        Found::Embedded(found) => found,
+        Found::Xen(_) => {
+            return Err(
+                "the engine drives disks of the embedded hypervisor; in a domain on Xen use \
+                        `blkfront bench` or `blkfront nbd`, or set DOMKIT_HYPERVISOR=embedded"
+                    .into(),
+            );
+        }
+    };
     eprintln!("domkit: {}", found.how);
     let called = env::var("DOMKIT_FIO_DOMAIN").unwrap_or_else(|_| "guest".to_owned());
     let mut spec = DomainSpec::new(called);

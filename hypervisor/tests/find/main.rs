@@ -12,7 +12,7 @@ use std::sync::Barrier;
 use hypervisor::DomId;
 use hypervisor::domain::{DomainSpec, Domains as _};
 use hypervisor::embedded::{Control, Place};
-use hypervisor::find;
+use hypervisor::find::{self, Found};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -55,7 +55,7 @@ fn small(name: &str) -> DomainSpec {
 fn one_that_runs_is_used() {
     let stage = Stage::new();
     assert!(stage.ready.starts_with("ready: "), "{}", stage.ready);
-    let found = find::hypervisor_at(&stage.place()).unwrap();
+    let found = find::embedded_at(&stage.place()).unwrap();
     assert!(found.how.starts_with("using the embedded hypervisor that runs in"), "{}", found.how);
     assert_eq!(found.info().unwrap().total_kib, 1 << 20);
     let domain = found.join(&small("me")).unwrap();
@@ -65,9 +65,9 @@ fn one_that_runs_is_used() {
 #[test]
 fn one_is_started_where_none_runs_and_ends_with_its_last_domain() {
     let spot = Spot::new();
-    let found = find::hypervisor_at(&spot.place).unwrap();
+    let found = find::embedded_at(&spot.place).unwrap();
     assert!(found.how.starts_with("started an embedded hypervisor in"), "{}", found.how);
-    let again = find::hypervisor_at(&spot.place).unwrap();
+    let again = find::embedded_at(&spot.place).unwrap();
     assert!(again.how.starts_with("using"), "{}", again.how);
     let domain = found.join(&small("first")).unwrap();
     let other = again.join(&small("second")).unwrap();
@@ -81,8 +81,8 @@ fn one_is_started_where_none_runs_and_ends_with_its_last_domain() {
 #[test]
 fn it_waits_for_who_was_told_of_it() {
     let spot = Spot::new();
-    let found = find::hypervisor_at(&spot.place).unwrap();
-    drop(find::hypervisor_at(&spot.place).unwrap().join(&small("brief")).unwrap());
+    let found = find::embedded_at(&spot.place).unwrap();
+    drop(find::embedded_at(&spot.place).unwrap().join(&small("brief")).unwrap());
     until("nobody is in", || found.info().unwrap().domains == 0);
     found.join(&small("late")).unwrap();
 }
@@ -97,7 +97,7 @@ fn many_that_start_one_at_the_same_moment_share_it() {
                 let (start, place) = (&start, &spot.place);
                 scope.spawn(move || {
                     start.wait();
-                    let found = find::hypervisor_at(place).unwrap();
+                    let found = find::embedded_at(place).unwrap();
                     let domain = found.join(&small(&format!("domain-{number}"))).unwrap();
                     (found, domain)
                 })
@@ -116,7 +116,7 @@ fn many_that_start_one_at_the_same_moment_share_it() {
 fn one_is_started_while_the_last_is_just_ending() {
     let spot = Spot::new();
     for round in 0..10 {
-        let found = find::hypervisor_at(&spot.place).unwrap();
+        let found = find::embedded_at(&spot.place).unwrap();
         let domain = found.join(&small(&format!("round-{round}"))).unwrap();
         assert!(domain.id() > DomId::ZERO, "round {round}");
     }
@@ -125,11 +125,11 @@ fn one_is_started_while_the_last_is_just_ending() {
 #[test]
 fn one_that_was_killed_is_replaced() {
     let spot = Spot::new();
-    let found = find::hypervisor_at(&spot.place).unwrap();
+    let found = find::embedded_at(&spot.place).unwrap();
     let control = Control::connect(&spot.place).unwrap();
     kill(Pid::from_raw(control.pid().unwrap()), Signal::SIGKILL).unwrap();
     until("it is gone", || control.info().is_err());
-    let other = find::hypervisor_at(&spot.place).unwrap();
+    let other = find::embedded_at(&spot.place).unwrap();
     assert!(found.info().is_err());
     other.join(&small("new")).unwrap();
 }
@@ -151,7 +151,7 @@ fn creating_a_domain_starts_a_hypervisor_too() {
 #[test]
 #[ignore = "run by another test, inside a domain"]
 fn program_in_a_domain() {
-    let found = find::hypervisor().unwrap();
+    let Found::Embedded(found) = find::hypervisor().unwrap() else { panic!("on Xen?") };
     let domain = found.join(&small("not-made")).unwrap();
     println!("joined {}", domain.id());
 }
@@ -184,7 +184,7 @@ fn a_program_joins_the_domain_it_was_started_in() {
 #[test]
 fn what_a_domain_started_outlives_it_unless_it_is_destroyed() {
     let spot = Spot::new();
-    let found = find::hypervisor_at(&spot.place).unwrap();
+    let found = find::embedded_at(&spot.place).unwrap();
     for (destroyed, survives) in [(false, true), (true, false)] {
         let mut command = Command::new("sh");
         command.args(["-c", "read -r line"]).stdin(Stdio::piped());

@@ -15,9 +15,11 @@ use blkback::engine::{Choice, Medium};
 use blkback::image::{Geometry, Image, Options};
 use blkback::policy::polling::Waiting;
 use hypervisor::domain::DomainSpec;
-use hypervisor::embedded::Domain;
-use hypervisor::find::{self, Found};
+use hypervisor::embedded::{self, Place};
+use hypervisor::find::{self, Embedded, Found};
+use hypervisor::host::Domain;
 use hypervisor::{ConfigError, Error};
+use nix::sys::signal::SigSet;
 use serde_json::json;
 
 use crate::options::{EngineName, Serve};
@@ -39,8 +41,28 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
     let queues = options.queues.unwrap_or_else(usual_queues);
     let (medium, image) = open(options, queues)?;
     let found = find::hypervisor()?;
-    say(options, &found.how, &json!({ "hypervisor": found.how }));
-    let domain = join(&found, options, &medium)?;
+    say(options, &found.how(), &json!({ "hypervisor": found.how() }));
+    let ground = Ground { signals, queues, medium, image };
+    match found {
+        Found::Xen(domain) => serve(options, ground, &domain, &Place::standard()),
+        Found::Embedded(found) => {
+            let domain = join(&found, options, &ground.medium)?;
+            serve(options, ground, &domain, found.place())
+        }
+    }
+}
+
+/// What there is before there is a domain.
+struct Ground {
+    signals: SigSet,
+    queues: u16,
+    medium: Medium,
+    image: Option<Image>,
+}
+
+/// Serves as `domain`; control sockets are at `place`.
+fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) -> Result<()> {
+    let Ground { signals, queues, medium, image } = ground;
     let control = domain.open_control_store()?;
     if let Wanted::Id(_) = options.domain {
         options.domain.demand(&control)?;
@@ -63,7 +85,7 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
         },
     };
     let store = domain.open_store()?;
-    let serving = Serving::new(&domain, &store, &control, &*disks, plan)?;
+    let serving = Serving::new(domain, &store, &control, &*disks, plan)?;
     let desk = DeviceDesk {
         disks: Arc::clone(&disks),
         board: serving.board(),
@@ -75,7 +97,10 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
     };
     let path = match &options.control {
         Some(path) => path.clone(),
-        None => socket::path_for(found.place().folder(), Path::new(&desk.image)),
+        None => {
+            place.prepare()?;
+            socket::path_for(place.folder(), Path::new(&desk.image))
+        }
     };
     let listening = Server::start(&path, Arc::new(desk))?;
     signals::pass_on(signals, serving.slot())?;
@@ -134,7 +159,7 @@ fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
 }
 
 /// Becomes a domain: `blkback`, and where another has that name, one that tells us apart.
-fn join(found: &Found, options: &Serve, medium: &Medium) -> Result<Domain> {
+fn join(found: &Embedded, options: &Serve, medium: &Medium) -> Result<embedded::Domain> {
     let mut spec = DomainSpec::new(NAME);
     spec.memory_kib = MEMORY_KIB;
     if options.engine == EngineName::Memory {

@@ -10,8 +10,9 @@ use crate::size::Size;
 
 /// Use a disk that another domain serves
 ///
-/// Joins the hypervisor as a domain of its own (real Xen is not driven yet; a running `hypervisor`
-/// is found, or one is started), waits until a backend gives this domain a disk, and uses it.
+/// On Xen it is the domain that it runs in. Elsewhere it joins the embedded hypervisor as a domain of
+/// its own (a running `hypervisor` is found, or one is started). It waits until a backend gives this
+/// domain a disk, and uses it.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 pub(crate) struct Args {

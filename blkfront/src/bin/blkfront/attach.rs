@@ -4,36 +4,36 @@ use anyhow::Context as _;
 use blkfront::host::{HostDisk, find};
 use blkfront::{Config, DiskInfo, vdev};
 use hypervisor::domain::DomainSpec;
-use hypervisor::embedded::Domain;
+use hypervisor::embedded;
+use hypervisor::find::Embedded;
+use hypervisor::host::Domain;
 
 use crate::args::Args;
 use crate::size::Size;
 use crate::stop::Stop;
 
-/// A disk in use.
-pub(crate) struct Attached {
-    pub(crate) disk: HostDisk<Domain>,
-    pub(crate) info: DiskInfo,
-    /// What it is called.
-    pub(crate) name: String,
-    pub(crate) domain: Domain,
+/// The domain that this process is, and what ends it early.
+pub(crate) struct Joined<D> {
+    pub(crate) domain: D,
     pub(crate) stop: Stop,
 }
 
-/// Joins, waits for the disk and connects it; with room for `depth` requests in each queue and
-/// for `extra` bytes of granted memory besides what the disk itself needs.
-pub(crate) fn attach(args: &Args, depth: u32, extra: u64) -> anyhow::Result<Attached> {
-    let stop = Stop::listen()?;
-    let mut config = Config::default();
-    config.queues = args.queues;
-    config.ring_order = args.ring_page_order;
-    config.depth = depth.max(1);
-    let found = hypervisor::find::hypervisor()?;
-    eprintln!("blkfront: {}", found.how);
+/// A disk in use.
+pub(crate) struct Attached<D: Domain> {
+    pub(crate) disk: HostDisk<D>,
+    pub(crate) info: DiskInfo,
+    /// What it is called.
+    pub(crate) name: String,
+    pub(crate) domain: D,
+    pub(crate) stop: Stop,
+}
+
+/// Becomes a domain with the memory that the disk, and `extra` bytes, need.
+pub(crate) fn join(found: &Embedded, args: &Args, extra: u64) -> anyhow::Result<embedded::Domain> {
     let mut spec = DomainSpec::new(&args.domain_name);
     let page = hypervisor::PAGE_SIZE as u64;
     let ring = 1_u64 << args.ring_page_order;
-    let queue = (config.pool_pages as u64).saturating_add(ring);
+    let queue = (Config::default().pool_pages as u64).saturating_add(ring);
     let needed =
         queue.saturating_mul(args.queues.into()).saturating_mul(page).saturating_add(extra);
     // What the domain itself needs besides is little; an eighth on top leaves room for fragments.
@@ -41,12 +41,23 @@ pub(crate) fn attach(args: &Args, depth: u32, extra: u64) -> anyhow::Result<Atta
     spec.memory_kib = args.memory.0.max(needed).div_ceil(1024);
     spec.vcpus = args.queues;
     let domain = found.join(&spec)?;
-    let id = domain.id();
-    eprintln!(
-        "blkfront: domain {id} ({}), {}; waiting for a disk",
-        args.domain_name,
-        Size(spec.memory_kib.saturating_mul(1024))
-    );
+    let memory = Size(spec.memory_kib.saturating_mul(1024));
+    eprintln!("blkfront: domain {} ({}), {memory}", domain.id(), args.domain_name);
+    Ok(domain)
+}
+
+/// Waits for the disk and connects it, with room for `depth` requests in each queue.
+pub(crate) fn attach<D: Domain>(
+    args: &Args,
+    joined: Joined<D>,
+    depth: u32,
+) -> anyhow::Result<Attached<D>> {
+    let Joined { domain, stop } = joined;
+    let mut config = Config::default();
+    config.queues = args.queues;
+    config.ring_order = args.ring_page_order;
+    config.depth = depth.max(1);
+    eprintln!("blkfront: waiting for a disk");
     let number = find::wait(&domain, args.vdev.as_deref(), args.timeout)?;
     let name = vdev::name(number);
     let disk = HostDisk::open(domain.clone(), &find::directory(number), config)?;

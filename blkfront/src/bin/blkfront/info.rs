@@ -1,9 +1,10 @@
 //! `blkfront info`.
 
+use hypervisor::host::Domain;
 use serde::Serialize;
 
 use crate::args::{Args, Info};
-use crate::attach::attach;
+use crate::attach::{Joined, attach};
 use crate::size::Size;
 
 #[derive(Serialize)]
@@ -35,8 +36,8 @@ struct Discard {
     secure: bool,
 }
 
-pub(crate) fn run(args: &Args, options: &Info) -> anyhow::Result<()> {
-    let attached = attach(args, 1, 0)?;
+pub(crate) fn run<D: Domain>(args: &Args, options: &Info, joined: Joined<D>) -> anyhow::Result<()> {
+    let attached = attach(args, joined, 1)?;
     let (info, status) = (&attached.info, attached.disk.status());
     let report = Report {
         name: attached.name.clone(),

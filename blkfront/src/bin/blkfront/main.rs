@@ -13,9 +13,13 @@ mod transfer;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use hypervisor::find::Found;
+use hypervisor::host::Domain;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, Command};
+use crate::attach::Joined;
+use crate::stop::Stop;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -38,11 +42,11 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
-        Command::Info(options) => info::run(args, options),
-        Command::Read(options) => transfer::read(args, options),
-        Command::Write(options) => transfer::write(args, options),
-        Command::Bench(options) => bench::run(args, options),
-        Command::Nbd(options) => nbd::run(args, options),
+        Command::Bench(options) => {
+            bench::check(options)?;
+            join(args, bench::lent(args, options))
+        }
+        Command::Info(_) | Command::Read(_) | Command::Write(_) | Command::Nbd(_) => join(args, 0),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,
@@ -56,5 +60,31 @@ fn run(args: &Args) -> anyhow::Result<()> {
             clap_mangen::Man::new(Args::command()).render(&mut std::io::stdout())?;
             Ok(())
         }
+    }
+}
+
+/// Finds the domain to be, with room for `extra` bytes of granted memory besides what a disk itself
+/// needs, and goes on as that.
+fn join(args: &Args, extra: u64) -> anyhow::Result<()> {
+    let stop = Stop::listen()?;
+    let found = hypervisor::find::hypervisor()?;
+    eprintln!("blkfront: {}", found.how());
+    match found {
+        Found::Xen(domain) => with(args, Joined { domain, stop }),
+        Found::Embedded(found) => {
+            let domain = attach::join(&found, args, extra)?;
+            with(args, Joined { domain, stop })
+        }
+    }
+}
+
+fn with<D: Domain>(args: &Args, joined: Joined<D>) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Info(options) => info::run(args, options, joined),
+        Command::Read(options) => transfer::read(args, options, joined),
+        Command::Write(options) => transfer::write(args, options, joined),
+        Command::Bench(options) => bench::run(args, options, joined),
+        Command::Nbd(options) => nbd::run(args, options, joined),
+        Command::Completions { .. } | Command::Man => Ok(()),
     }
 }

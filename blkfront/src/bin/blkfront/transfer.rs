@@ -8,12 +8,12 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow, bail};
 use blkfront::buffer::{Buffer as _, Either};
-use blkfront::host::HostQueue;
+use blkfront::host::{HostBuffer, HostQueue};
 use blkfront::{Completion, Private, Request};
-use hypervisor::embedded::Domain;
+use hypervisor::host::Domain;
 
 use crate::args::{self, Args};
-use crate::attach::{Attached, attach};
+use crate::attach::{Attached, Joined, attach};
 use crate::size::Size;
 
 /// Bytes in a piece.
@@ -21,10 +21,12 @@ const PIECE: u64 = 1 << 20;
 /// Pieces under way at a time.
 const DEPTH: u32 = 8;
 
-type Buffer = blkfront::host::HostBuffer<Domain>;
-
-pub(crate) fn read(args: &Args, options: &args::Read) -> anyhow::Result<()> {
-    let attached = attach(args, DEPTH, 0)?;
+pub(crate) fn read<D: Domain>(
+    args: &Args,
+    options: &args::Read,
+    joined: Joined<D>,
+) -> anyhow::Result<()> {
+    let attached = attach(args, joined, DEPTH)?;
     let length = match options.length {
         Some(length) => length.0,
         None => attached.info.size.saturating_sub(options.offset.0),
@@ -65,14 +67,18 @@ pub(crate) fn read(args: &Args, options: &args::Read) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn write(args: &Args, options: &args::Write) -> anyhow::Result<()> {
+pub(crate) fn write<D: Domain>(
+    args: &Args,
+    options: &args::Write,
+    joined: Joined<D>,
+) -> anyhow::Result<()> {
     let mut input: Box<dyn std::io::Read> = match &options.input {
         Some(path) if path != Path::new("-") => {
             Box::new(File::open(path).with_context(|| path.display().to_string())?)
         }
         _ => Box::new(std::io::stdin().lock()),
     };
-    let attached = attach(args, DEPTH, 0)?;
+    let attached = attach(args, joined, DEPTH)?;
     if attached.info.read_only {
         bail!("disk {} is read-only", attached.name);
     }
@@ -127,7 +133,7 @@ pub(crate) fn write(args: &Args, options: &args::Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check(attached: &Attached, offset: Size, length: u64) -> anyhow::Result<()> {
+fn check<D: Domain>(attached: &Attached<D>, offset: Size, length: u64) -> anyhow::Result<()> {
     let (size, sector) = (attached.info.size, attached.info.sector_size);
     for (what, value) in [("--offset", offset.0), ("--length", length)] {
         if !value.is_multiple_of(sector.into()) {
@@ -140,15 +146,15 @@ fn check(attached: &Attached, offset: Size, length: u64) -> anyhow::Result<()> {
     }
 }
 
-pub(crate) fn take(attached: &Attached) -> anyhow::Result<HostQueue<Domain>> {
+fn take<D: Domain>(attached: &Attached<D>) -> anyhow::Result<HostQueue<D>> {
     attached.disk.queue().context("the disk has no free queue")
 }
 
-pub(crate) fn private(bytes: Vec<u8>) -> Buffer {
+pub(crate) fn private<M>(bytes: Vec<u8>) -> Either<Vec<u8>, M> {
     Either::Private(Private::new(bytes))
 }
 
-fn submit(queue: &HostQueue<Domain>, request: Request<Buffer>) -> anyhow::Result<()> {
+fn submit<D: Domain>(queue: &HostQueue<D>, request: Request<HostBuffer<D>>) -> anyhow::Result<()> {
     let (offset, len) = (request.offset, request.buffer.len());
     queue.submit(request).map_err(|rejected| match queue.ending() {
         Some(ending) => anyhow!("{ending}"),
@@ -157,7 +163,10 @@ fn submit(queue: &HostQueue<Domain>, request: Request<Buffer>) -> anyhow::Result
 }
 
 /// What a completed request moved.
-fn bytes(queue: &HostQueue<Domain>, completion: Completion<Buffer>) -> anyhow::Result<Vec<u8>> {
+fn bytes<D: Domain>(
+    queue: &HostQueue<D>,
+    completion: Completion<HostBuffer<D>>,
+) -> anyhow::Result<Vec<u8>> {
     let offset = completion.request.offset;
     if let Err(error) = completion.result {
         match queue.ending() {

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use blkfront::arena::Arena;
+use hypervisor::host::Domain;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::{Args, Bench, Mode};
-use crate::attach::attach;
+use crate::attach::{Joined, attach};
 use crate::bench::plan::Plan;
 use crate::bench::report::Report;
 use crate::bench::worker::{Outcome, Worker};
@@ -25,7 +26,8 @@ pub(crate) struct Progress {
     bytes: AtomicU64,
 }
 
-pub(crate) fn run(args: &Args, options: &Bench) -> anyhow::Result<()> {
+/// Whether what is asked for makes sense.
+pub(crate) fn check(options: &Bench) -> anyhow::Result<()> {
     let block = options.bs.0;
     if block == 0 || block > 1 << 30 {
         bail!("--bs {block}: must be from one sector to 1G");
@@ -35,9 +37,23 @@ pub(crate) fn run(args: &Args, options: &Bench) -> anyhow::Result<()> {
             "--verify: needs a mode that writes (randrw, randwrite, write): it checks what it wrote"
         );
     }
-    let memory = block.saturating_mul(options.depth.into()).saturating_mul(args.queues.into());
-    let lent = if options.zero_copy { memory } else { 0 };
-    let attached = attach(args, options.depth, lent)?;
+    Ok(())
+}
+
+/// Bytes of granted memory that are needed besides what the disk itself needs.
+pub(crate) fn lent(args: &Args, options: &Bench) -> u64 {
+    let (block, depth) = (options.bs.0, u64::from(options.depth));
+    let memory = block.saturating_mul(depth).saturating_mul(args.queues.into());
+    if options.zero_copy { memory } else { 0 }
+}
+
+pub(crate) fn run<D: Domain>(
+    args: &Args,
+    options: &Bench,
+    joined: Joined<D>,
+) -> anyhow::Result<()> {
+    let block = options.bs.0;
+    let attached = attach(args, joined, options.depth)?;
     let info = attached.info;
     if options.rw.writes() && info.read_only {
         bail!("disk {} is read-only: use --rw read or randread", attached.name);

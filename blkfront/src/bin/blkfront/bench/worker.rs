@@ -9,7 +9,7 @@ use blkfront::buffer::Either;
 use blkfront::host::{HostBuffer, HostQueue};
 use blkfront::{Completion, Operation, Private, Request};
 use hdrhistogram::Histogram;
-use hypervisor::embedded::Domain;
+use hypervisor::host::Domain;
 use hypervisor::memory::Granting;
 
 use crate::args::Bench;
@@ -18,8 +18,8 @@ use crate::bench::plan::{Next, Plan};
 use crate::pattern;
 use crate::stop::Stop;
 
-type Buffer = HostBuffer<Domain>;
-type Lending = Arena<<Domain as Granting>::Memory>;
+type Buffer<D> = HostBuffer<D>;
+type Lending<D> = Arena<<D as Granting>::Memory>;
 
 /// How often the progress line is told, and the clock asked whether to end.
 const TELL: u64 = 1024;
@@ -72,27 +72,27 @@ struct Flight {
     generation: u32,
 }
 
-pub(crate) struct Worker {
-    queue: HostQueue<Domain>,
+pub(crate) struct Worker<D: Domain> {
+    queue: HostQueue<D>,
     plan: Plan,
     depth: usize,
     block: usize,
-    arena: Option<Lending>,
+    arena: Option<Lending<D>>,
     until: Instant,
     stop: Stop,
     flights: Vec<Flight>,
     /// Tags and memory of requests that are not under way.
-    spare: Vec<(u64, Buffer)>,
+    spare: Vec<(u64, Buffer<D>)>,
     scratch: Vec<u8>,
     wanted: Vec<u8>,
 }
 
-impl Worker {
+impl<D: Domain> Worker<D> {
     pub(crate) fn new(
-        mut queue: HostQueue<Domain>,
+        mut queue: HostQueue<D>,
         plan: Plan,
         options: &Bench,
-        arena: Option<Lending>,
+        arena: Option<Lending<D>>,
         until: Instant,
         stop: Stop,
     ) -> Self {
@@ -121,7 +121,10 @@ impl Worker {
 
     /// Makes requests until the time is over; then, where that was asked for, reads back what was
     /// written.
-    pub(crate) fn run(mut self, progress: &Progress) -> anyhow::Result<(Outcome, Option<Lending>)> {
+    pub(crate) fn run(
+        mut self,
+        progress: &Progress,
+    ) -> anyhow::Result<(Outcome, Option<Lending<D>>)> {
         let mut outcome = Outcome::new()?;
         for number in 0..self.depth {
             let buffer = match &self.arena {
@@ -196,7 +199,7 @@ impl Worker {
 
     fn finish(
         &mut self,
-        completion: Completion<Buffer>,
+        completion: Completion<Buffer<D>>,
         now: Instant,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
@@ -224,7 +227,7 @@ impl Worker {
         Ok(())
     }
 
-    fn check(&mut self, buffer: &Buffer, offset: u64, generation: u32) -> anyhow::Result<()> {
+    fn check(&mut self, buffer: &Buffer<D>, offset: u64, generation: u32) -> anyhow::Result<()> {
         let bytes = match buffer {
             Either::Private(private) => private.as_slice(),
             Either::Lent(lent) => {

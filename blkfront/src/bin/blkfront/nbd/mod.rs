@@ -19,12 +19,13 @@ use std::sync::mpsc;
 
 use anyhow::{Context as _, bail};
 use blkfront::DiskInfo;
+use hypervisor::host::Domain;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::args::{Args, Nbd};
-use crate::attach::attach;
+use crate::attach::{Joined, attach};
 use crate::nbd::serve::{Stream, Worker};
 use crate::nbd::wire::{Export, flag};
 
@@ -107,8 +108,8 @@ impl Drop for Listener {
     }
 }
 
-pub(crate) fn run(args: &Args, options: &Nbd) -> anyhow::Result<()> {
-    let attached = attach(args, DEPTH, 0)?;
+pub(crate) fn run<D: Domain>(args: &Args, options: &Nbd, joined: Joined<D>) -> anyhow::Result<()> {
+    let attached = attach(args, joined, DEPTH)?;
     let listener = Listener::open(options)?;
     let export = export(&attached.info, options.readonly);
     let mut workers = Vec::new();

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use blkfront::buffer::Either;
 use blkfront::host::{HostBuffer, HostQueue};
 use blkfront::{Completion, IoError, Operation, Private, Reason, Request};
-use hypervisor::embedded::Domain;
+use hypervisor::host::Domain;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
@@ -19,8 +19,6 @@ use crate::nbd::connection::{Command, Connection, Over};
 use crate::nbd::wire::{command, errno};
 use crate::stop::Stop;
 use crate::transfer::private;
-
-type Buffer = HostBuffer<Domain>;
 
 /// A client's socket.
 pub(crate) trait Stream: Read + Write + AsFd + Send {}
@@ -77,22 +75,22 @@ struct Pending {
     bytes: usize,
 }
 
-pub(crate) struct Worker {
-    queue: HostQueue<Domain>,
+pub(crate) struct Worker<D: Domain> {
+    queue: HostQueue<D>,
     new: Receiver<(Box<dyn Stream>, Connection)>,
     bell: Arc<EventFd>,
     stop: Stop,
     clients: HashMap<u64, Client>,
     pending: HashMap<u64, Pending>,
     /// Requests that the queue had no room for.
-    backlog: VecDeque<Request<Buffer>>,
+    backlog: VecDeque<Request<HostBuffer<D>>>,
     number: u64,
-    done: Vec<Completion<Buffer>>,
+    done: Vec<Completion<HostBuffer<D>>>,
 }
 
-impl Worker {
+impl<D: Domain> Worker<D> {
     pub(crate) fn new(
-        queue: HostQueue<Domain>,
+        queue: HostQueue<D>,
         new: Receiver<(Box<dyn Stream>, Connection)>,
         bell: Arc<EventFd>,
         stop: Stop,
@@ -314,7 +312,7 @@ impl Worker {
     }
 
     /// What a command needs besides what was done of it.
-    fn follow_up(&mut self, tag: u64) -> Option<Request<Buffer>> {
+    fn follow_up(&mut self, tag: u64) -> Option<Request<HostBuffer<D>>> {
         let pending = self.pending.get_mut(&tag)?;
         if let Some((from, end)) = pending.zeroes {
             let piece = end.saturating_sub(from).min(ZEROES);
