@@ -70,7 +70,7 @@ pub fn wait<H: Host>(platform: &H, wanted: Option<&str>, patience: Duration) -> 
             let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
             let problem = format!(
                 "no backend gave it to this domain within {seconds} s (disks here: {have}); \
-                 start one: blkback --image FILE --domain THIS-DOMAIN"
+                 start one: blkback --image FILE --domain THIS-DOMAIN, or on Xen: xl block-attach"
             );
             break Err(ConfigError::new("disk", name, problem).into());
         }

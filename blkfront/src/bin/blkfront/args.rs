@@ -12,7 +12,7 @@ use crate::size::Size;
 ///
 /// On Xen it is the domain that it runs in. Elsewhere it joins the embedded hypervisor as a domain of
 /// its own (a running `hypervisor` is found, or one is started). It waits until a backend gives this
-/// domain a disk, and uses it.
+/// domain a disk, and uses it. On Xen the kernel must leave the disk alone: see the end.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -47,7 +47,16 @@ Examples:
   blkfront write --offset 1M part.bin
   blkfront bench --rw randrw --bs 4k --depth 32 --verify
   blkfront nbd --listen 127.0.0.1:10809
-      then: qemu-img info nbd://127.0.0.1:10809";
+      then: qemu-img info nbd://127.0.0.1:10809
+
+In a Linux guest of Xen:
+  modprobe -a xen-gntalloc xen-evtchn       what it works with; as root
+  The kernel's own driver takes every disk that it finds. Have it let go of one (here xvdb, 51728):
+  umount /dev/xvdb; echo vbd-51728 > /sys/bus/xen/drivers/vbd/unbind
+  blkfront info --vdev xvdb
+  echo vbd-51728 > /sys/bus/xen/drivers/vbd/bind        gives it back
+  or keep the module xen-blkfront from being loaded. A disk is given to a running guest by, in Dom0:
+  xl block-attach GUEST 'format=raw,vdev=xvdb,access=rw,target=/path/disk.img'";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {

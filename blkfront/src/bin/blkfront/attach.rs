@@ -1,6 +1,7 @@
 //! Becoming a domain and getting the disk.
 
 use anyhow::Context as _;
+use blkfront::host::claim::{self, Claim};
 use blkfront::host::{HostDisk, find};
 use blkfront::{Config, DiskInfo, vdev};
 use hypervisor::domain::DomainSpec;
@@ -16,6 +17,8 @@ use crate::stop::Stop;
 pub(crate) struct Joined<D> {
     pub(crate) domain: D,
     pub(crate) stop: Stop,
+    /// Whether the domain is all of this machine, its kernel included, and not this process alone.
+    pub(crate) machine: bool,
 }
 
 /// A disk in use.
@@ -26,6 +29,8 @@ pub(crate) struct Attached<D: Domain> {
     pub(crate) name: String,
     pub(crate) domain: D,
     pub(crate) stop: Stop,
+    /// Held until the disk is closed.
+    _claim: Option<Claim>,
 }
 
 /// Becomes a domain with the memory that the disk, and `extra` bytes, need.
@@ -52,13 +57,14 @@ pub(crate) fn attach<D: Domain>(
     joined: Joined<D>,
     depth: u32,
 ) -> anyhow::Result<Attached<D>> {
-    let Joined { domain, stop } = joined;
+    let Joined { domain, stop, machine } = joined;
     let mut config = Config::default();
     config.queues = args.queues;
     config.ring_order = args.ring_page_order;
     config.depth = depth.max(1);
     eprintln!("blkfront: waiting for a disk");
     let number = find::wait(&domain, args.vdev.as_deref(), args.timeout)?;
+    let claim = machine.then(|| claim::claim(number)).transpose()?;
     let name = vdev::name(number);
     let disk = HostDisk::open(domain.clone(), &find::directory(number), config)?;
     let info = disk.wait(args.timeout).with_context(|| format!("disk {name}"))?;
@@ -68,5 +74,5 @@ pub(crate) fn attach<D: Domain>(
         info.sector_size,
         if info.read_only { ", read-only" } else { "" }
     );
-    Ok(Attached { disk, info, name, domain, stop })
+    Ok(Attached { disk, info, name, domain, stop, _claim: claim })
 }

@@ -70,10 +70,10 @@ fn join(args: &Args, extra: u64) -> anyhow::Result<()> {
     let found = hypervisor::find::hypervisor()?;
     eprintln!("blkfront: {}", found.how());
     match found {
-        Found::Xen(domain) => with(args, Joined { domain, stop }),
+        Found::Xen(domain) => with(args, Joined { domain, stop, machine: true }),
         Found::Embedded(found) => {
             let domain = attach::join(&found, args, extra)?;
-            with(args, Joined { domain, stop })
+            with(args, Joined { domain, stop, machine: false })
         }
     }
 }
