@@ -45,6 +45,7 @@ Examples:
   blkfront info
   blkfront read --offset 1M --length 4K -o part.bin
   blkfront write --offset 1M part.bin
+  blkfront discard --offset 1G --length 512M
   blkfront bench --rw randrw --bs 4k --depth 32 --verify
   blkfront nbd --listen 127.0.0.1:10809
       then: qemu-img info nbd://127.0.0.1:10809
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Read(Read),
     /// Copy a file or standard input to the disk
     Write(Write),
+    /// Let go of a part of the disk: what is there is lost, and need not be kept any more
+    Discard(Discard),
     /// Measure: requests a second and how long they take. Modes that write destroy what is there
     Bench(Bench),
     /// Export the disk over the network block device protocol
@@ -110,6 +113,16 @@ pub(crate) struct Write {
     /// From which file [default: standard input]
     #[arg(value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Discard {
+    /// From where on; whole sectors
+    #[arg(long, default_value = "0", value_name = "BYTES")]
+    pub(crate) offset: Size,
+    /// How much; whole sectors
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) length: Size,
 }
 
 /// In which order, and what.

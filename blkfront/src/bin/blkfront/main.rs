@@ -3,6 +3,7 @@
 mod args;
 mod attach;
 mod bench;
+mod discard;
 mod info;
 mod nbd;
 mod pattern;
@@ -46,7 +47,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
             bench::check(options)?;
             join(args, bench::lent(args, options))
         }
-        Command::Info(_) | Command::Read(_) | Command::Write(_) | Command::Nbd(_) => join(args, 0),
+        Command::Info(_)
+        | Command::Read(_)
+        | Command::Write(_)
+        | Command::Discard(_)
+        | Command::Nbd(_) => join(args, 0),
         Command::Completions { shell } => {
             clap_complete::generate(
                 *shell,
@@ -83,6 +88,7 @@ fn with<D: Domain>(args: &Args, joined: Joined<D>) -> anyhow::Result<()> {
         Command::Info(options) => info::run(args, options, joined),
         Command::Read(options) => transfer::read(args, options, joined),
         Command::Write(options) => transfer::write(args, options, joined),
+        Command::Discard(options) => discard::run(args, options, joined),
         Command::Bench(options) => bench::run(args, options, joined),
         Command::Nbd(options) => nbd::run(args, options, joined),
         Command::Completions { .. } | Command::Man => Ok(()),

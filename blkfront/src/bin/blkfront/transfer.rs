@@ -133,7 +133,12 @@ pub(crate) fn write<D: Domain>(
     Ok(())
 }
 
-fn check<D: Domain>(attached: &Attached<D>, offset: Size, length: u64) -> anyhow::Result<()> {
+/// Whether the range is on the disk, in whole sectors.
+pub(crate) fn check<D: Domain>(
+    attached: &Attached<D>,
+    offset: Size,
+    length: u64,
+) -> anyhow::Result<()> {
     let (size, sector) = (attached.info.size, attached.info.sector_size);
     for (what, value) in [("--offset", offset.0), ("--length", length)] {
         if !value.is_multiple_of(sector.into()) {
@@ -146,7 +151,7 @@ fn check<D: Domain>(attached: &Attached<D>, offset: Size, length: u64) -> anyhow
     }
 }
 
-fn take<D: Domain>(attached: &Attached<D>) -> anyhow::Result<HostQueue<D>> {
+pub(crate) fn take<D: Domain>(attached: &Attached<D>) -> anyhow::Result<HostQueue<D>> {
     attached.disk.queue().context("the disk has no free queue")
 }
 
