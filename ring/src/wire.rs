@@ -4,6 +4,7 @@
 //! public header that defines it.
 
 pub mod blkif;
+pub mod netif;
 
 /// The `N` bytes at `offset`; zeroes where there are none.
 #[inline]
