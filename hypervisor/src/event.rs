@@ -5,8 +5,10 @@
 //! the receiver one wake-up for each time it chose to listen (advisories 331, 332).
 //!
 //! When the domain that holds one end goes away, the other end becomes unbound, still reserved for
-//! the same domain; what is sent into it is lost without an error. A new binding by that domain
-//! always starts with a notification to both, so nothing sent meanwhile is missed.
+//! the same domain; what is sent into it is lost without an error. Whoever binds it anew begins with a
+//! notification, so nothing sent meanwhile is missed. The end that was there all along may be
+//! notified too (the embedded hypervisor does so, Xen does not) and must not wait for it: who comes
+//! anew looks at everything, and notifies once there is something to be seen.
 
 use crate::{DomId, EventPort, HostError};
 
