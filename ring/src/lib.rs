@@ -15,7 +15,8 @@
 //! things lie, [`shared`] is the only one that touches them, [`front`] and [`back`] are the two
 //! roles, [`slot`] is the proof that a request was taken and is yet to be answered, [`notify`] is
 //! what a role tells its caller to do next, [`polling`] decides how long to look before sleeping,
-//! and [`protocol`] with [`wire`] is what the slots mean.
+//! and [`protocol`] with [`wire`] is what the slots mean. [`packet`] is what network packets, which
+//! travel beside a ring, hold for either end to know.
 //!
 //! Neither end trusts the other: what the peer controls is copied out once and checked as a copy,
 //! and an index that cannot be is a [`Fault`]. The ring says whether to notify; it never does.
@@ -31,6 +32,7 @@ pub mod front;
 pub mod index;
 pub mod layout;
 pub mod notify;
+pub mod packet;
 pub mod polling;
 pub mod protocol;
 pub mod shared;

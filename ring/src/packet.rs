@@ -1,0 +1,19 @@
+//! What is in a network packet, as far as either end of a device needs to know: where its headers
+//! are, and its checksums.
+//!
+//! Packets are contiguous bytes from the Ethernet header on, private copies. Whoever sent them is
+//! not trusted: every length in a packet is a claim, checked against the bytes that are there.
+//! Nothing here allocates, and nothing changes a packet but where it says so.
+//!
+//! Not done here: reassembling fragments, looking into tunnels, following IPv6 routing headers.
+//! A packet of that kind has no transport header as far as this module can tell.
+
+pub mod checksum;
+pub mod headers;
+pub mod transport;
+
+pub use checksum::Sum;
+pub use headers::{Addresses, Headers, Malformed, Protocol, Transport};
+
+#[cfg(test)]
+mod made;
