@@ -1,5 +1,5 @@
 //! What is in a network packet, as far as either end of a device needs to know: where its headers
-//! are, and its checksums.
+//! are, its checksums, and the hash of its flow.
 //!
 //! Packets are contiguous bytes from the Ethernet header on, private copies. Whoever sent them is
 //! not trusted: every length in a packet is a claim, checked against the bytes that are there.
@@ -9,7 +9,10 @@
 //! A packet of that kind has no transport header as far as this module can tell.
 
 pub mod checksum;
+pub mod flow;
 pub mod headers;
+pub mod steering;
+pub mod toeplitz;
 pub mod transport;
 
 pub use checksum::Sum;
