@@ -27,6 +27,10 @@ const LONGEST_PROTOCOL: usize = 32;
 /// `EINVAL`: the hypervisor's word for a port that is not there or not for us.
 const EINVAL: i32 = 22;
 
+/// A compact disc's drive (`VDISK_CDROM`, io/blkif.h).
+const VDISK_CDROM: u32 = 1;
+/// The medium can be taken out (`VDISK_REMOVABLE`, io/blkif.h).
+const VDISK_REMOVABLE: u32 = 2;
 /// The disk cannot be written (`VDISK_READONLY`, io/blkif.h).
 const VDISK_READONLY: u32 = 4;
 
@@ -52,6 +56,10 @@ pub struct Disk {
     pub physical_sector_size: u32,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether it is to look like a compact disc's drive.
+    pub cdrom: bool,
+    /// Whether its medium is to look like one that can be taken out.
+    pub removable: bool,
     /// What discarding does, if anything.
     pub discard: Option<Discard>,
 }
@@ -87,17 +95,22 @@ pub struct QueueKeys {
     pub port: EventPort,
 }
 
-/// Publishes what we can do, and state InitWait.
+/// Publishes what we can do, with `besides`, and state InitWait.
 ///
 /// # Errors
 ///
 /// The store refuses or is gone.
-pub fn offer<S>(seat: &Seat, store: &S, offer: &Offer) -> Result<Published, StoreError>
+pub fn offer<S>(
+    seat: &Seat,
+    store: &S,
+    offer: &Offer,
+    besides: &[(&str, String)],
+) -> Result<Published, StoreError>
 where
     S: Transactions + ?Sized,
 {
     let order = offer.ring_page_order.min(MAX_RING_PAGE_ORDER);
-    let keys = [
+    let mut keys = vec![
         ("multi-queue-max-queues", offer.queues.clamp(1, MAX_QUEUES).to_string()),
         ("max-ring-page-order", order.to_string()),
         // The older name for the same, in pages.
@@ -108,7 +121,32 @@ where
         ("feature-flush-cache", flag(true)),
         ("feature-barrier", flag(true)),
     ];
+    keys.extend_from_slice(besides);
     seat.publish(store, &keys, State::InitWait)
+}
+
+/// What a frontend may have chosen from where somebody offered it something before us: that, as
+/// far as we can, and no less than `ours`.
+///
+/// # Errors
+///
+/// The store is gone.
+pub fn offered<S: Store + ?Sized>(seat: &Seat, store: &S, ours: &Offer) -> Result<Offer, Error> {
+    let own = |key: &str| -> Result<Option<u32>, StoreError> {
+        match store.read(Transaction::NONE, &format!("{}/{key}", seat.own)) {
+            Ok(value) => Ok(core::str::from_utf8(&value).ok().and_then(|text| text.parse().ok())),
+            Err(StoreError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let mut offer = *ours;
+    if let Some(queues) = own("multi-queue-max-queues")? {
+        offer.queues = ours.queues.max(queues.min(MAX_QUEUES));
+    }
+    if let Some(order) = own("max-ring-page-order")? {
+        offer.ring_page_order = ours.ring_page_order.max(order.min(MAX_RING_PAGE_ORDER));
+    }
+    Ok(offer)
 }
 
 /// Reads what the frontend wrote for this connection.
@@ -195,8 +233,16 @@ pub fn describe<S: Transactions + ?Sized>(
     keys.push(("sectors", disk.sectors.to_string()));
     keys.push(("sector-size", disk.sector_size.to_string()));
     keys.push(("physical-sector-size", disk.physical_sector_size.to_string()));
-    keys.push(("info", if disk.read_only { VDISK_READONLY } else { 0 }.to_string()));
+    keys.push(("info", info(disk).to_string()));
     seat.publish(store, &keys, State::Connected)
+}
+
+/// What kind of disk it is, as `info` has it.
+fn info(disk: &Disk) -> u32 {
+    [(disk.cdrom, VDISK_CDROM), (disk.removable, VDISK_REMOVABLE), (disk.read_only, VDISK_READONLY)]
+        .into_iter()
+        .filter(|(set, _)| *set)
+        .fold(0, |all, (_, bit)| all | bit)
 }
 
 fn flag(on: bool) -> String {

@@ -12,6 +12,7 @@ use hypervisor::store::{Transaction, Transactions};
 use hypervisor::xenbus::{End, Pair, Published, Seat, State};
 
 use crate::connect::xenbus::{self, Offer};
+use crate::device::hotplug::{self, Hotplug};
 use crate::device::lifecycle::{self, Seen, Step};
 use crate::device::{Platform, Running, Service, Waker};
 
@@ -49,6 +50,10 @@ pub struct Backend<H: Platform, V: Service<H>> {
     waker: Waker,
     running: Option<V::Running>,
     barred: bool,
+    /// Who else has a say in a device that a toolstack made; `None` where we made it.
+    hotplug: Option<Hotplug>,
+    paused: bool,
+    offered: bool,
     /// What has happened so far.
     pub history: History,
 }
@@ -58,7 +63,47 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
     #[must_use]
     pub fn new(pair: &Pair, offer: Offer, waker: Waker, history: History) -> Self {
         let seat = pair.seat(End::Back);
-        Self { seat, offer, waker, running: None, barred: false, history }
+        Self {
+            seat,
+            offer,
+            waker,
+            running: None,
+            barred: false,
+            hotplug: None,
+            paused: false,
+            offered: false,
+            history,
+        }
+    }
+
+    /// The backend's end of a `pair` that a toolstack made, in whichever state it is.
+    ///
+    /// # Errors
+    ///
+    /// The store is gone.
+    pub fn adopt<S: Transactions + ?Sized>(
+        store: &S,
+        pair: &Pair,
+        hotplug: Hotplug,
+        offer: Offer,
+        waker: Waker,
+    ) -> Result<Self, Error> {
+        let mut backend = Self::new(pair, offer, waker, History::default());
+        backend.hotplug = Some(hotplug);
+        backend.paused = hotplug::take_up(&backend.seat, store)?;
+        let (own, peer) = backend.states(store)?;
+        if own == State::InitWait || backend.paused {
+            // Somebody was here before us, and the frontend may have chosen from what that one
+            // offered.
+            backend.offer = xenbus::offered(&backend.seat, store, &offer)?;
+            if own == State::InitWait && matches!(peer, State::Initialising | State::InitWait) {
+                backend.offer = offer;
+                // Gone or asked for something else meanwhile, the first look sees that.
+                let _ = backend.publish_offer(store)?;
+            }
+            backend.offered = true;
+        }
+        Ok(backend)
     }
 
     /// Has what serves the frontend look at limits and sizes again.
@@ -91,12 +136,19 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                 self.give_up(store, &error)?;
             }
             let (own, peer) = self.states(store)?;
+            if self.hotplug.is_some() && self.offered && own == State::Initialising {
+                // The toolstack made another device here: it is not for us to say what it is.
+                self.detach();
+                return Ok(Settled::Over);
+            }
             if matches!(peer, State::Unknown | State::Initialising | State::Closed) {
                 self.barred = false;
             }
             let online = self.online(store)?;
             let attached = self.running.is_some();
-            let seen = Seen { own, peer, online, attached, barred: self.barred };
+            let ready = self.ready(store)?;
+            let (barred, paused) = (self.barred, self.paused);
+            let seen = Seen { own, peer, online, attached, barred, ready, paused };
             let step = lifecycle::next(seen);
             tracing::debug!(?seen, ?step, device = self.seat.own, "step");
             match step {
@@ -104,8 +156,9 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                 Step::Leave => return Ok(Settled::Over),
                 Step::Detach => self.detach(),
                 Step::Offer | Step::Closing | Step::Closed => {
+                    self.paused = false;
                     let published = match step {
-                        Step::Offer => xenbus::offer(&self.seat, store, &self.offer)?,
+                        Step::Offer => self.publish_offer(store)?,
                         Step::Closing => self.seat.publish(store, &[], State::Closing)?,
                         _ => self.seat.publish(store, &[], State::Closed)?,
                     };
@@ -116,6 +169,7 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                     }
                 }
                 Step::Connect => {
+                    self.paused = false;
                     if let Err(error) = self.connect(domain, store, service) {
                         self.give_up(store, &error)?;
                     }
@@ -152,6 +206,21 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         }
     }
 
+    /// Finishes and answers what is under way, and leaves the frontend its rings and its state, for
+    /// the next backend to go on with: the frontend waits as for a slow disk.
+    ///
+    /// # Errors
+    ///
+    /// The store is gone.
+    pub fn pause<S: Transactions + ?Sized>(&mut self, store: &S) -> Result<(), Error> {
+        let attached = self.running.is_some();
+        self.detach();
+        if attached {
+            hotplug::leave_paused(&self.seat, store)?;
+        }
+        Ok(())
+    }
+
     /// Says Closed, whatever the frontend thinks of it.
     ///
     /// # Errors
@@ -162,6 +231,23 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         // Gone is closed as well.
         let _ = self.seat.publish(store, &[], State::Closed)?;
         Ok(())
+    }
+
+    fn publish_offer<S>(&mut self, store: &S) -> Result<Published, Error>
+    where
+        S: Transactions + ?Sized,
+    {
+        self.offered = true;
+        let besides = self.hotplug.map(Hotplug::accepted).unwrap_or_default();
+        Ok(xenbus::offer(&self.seat, store, &self.offer, &besides)?)
+    }
+
+    /// Whether whatever prepares the disk is done.
+    fn ready<S: Transactions + ?Sized>(&self, store: &S) -> Result<bool, Error> {
+        match self.hotplug {
+            Some(hotplug) => hotplug.is_done(&self.seat, store),
+            None => Ok(true),
+        }
     }
 
     fn connect<S>(&mut self, domain: &H, store: &S, service: &V) -> Result<(), Error>

@@ -108,16 +108,26 @@ fn all<S: Store + ?Sized>(store: &S) -> Result<Vec<Guest>, Error> {
     };
     let mut guests = Vec::new();
     for id in numbers.iter().take(MOST).filter_map(|n| n.parse().ok().and_then(DomId::new)) {
-        let home = format!("/local/domain/{id}");
         // A name that is none belongs to nobody who can be asked for.
-        match Keys::new(store, Transaction::NONE, &home, id).text("name", LONGEST_NAME) {
-            Ok(Some(name)) => guests.push(Guest { id, name }),
-            Ok(None) | Err(Error::Peer(_)) => {}
-            Err(error) => return Err(error),
+        if let Some(name) = name(store, id)? {
+            guests.push(Guest { id, name });
         }
     }
     guests.sort_by_key(|guest| guest.id);
     Ok(guests)
+}
+
+/// A domain's name, where it has one that can be shown.
+///
+/// # Errors
+///
+/// The store is gone.
+pub fn name<S: Store + ?Sized>(store: &S, id: DomId) -> Result<Option<String>, Error> {
+    let home = format!("/local/domain/{id}");
+    match Keys::new(store, Transaction::NONE, &home, id).text("name", LONGEST_NAME) {
+        Err(Error::Peer(_)) => Ok(None),
+        name => name,
+    }
 }
 
 /// Whether a domain is still there.

@@ -28,6 +28,12 @@ pub struct Seen {
     pub attached: bool,
     /// Whether the frontend broke the protocol and has not begun anew since.
     pub barred: bool,
+    /// Whether nothing else has to be there before a frontend may connect: no script that prepares
+    /// the disk is awaited.
+    pub ready: bool,
+    /// Whether our predecessor at this device answered all that it had taken and left the rings as
+    /// they are, for us to go on with.
+    pub paused: bool,
 }
 
 /// What to do about it. Afterwards it is worth looking again, except after [`Step::Wait`] and
@@ -57,7 +63,7 @@ pub fn next(seen: Seen) -> Step {
         Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured,
         Reconfiguring, Unknown,
     };
-    let Seen { own, peer, online, attached, barred } = seen;
+    let Seen { own, peer, online, attached, barred, ready, paused } = seen;
     match (own, peer) {
         // The toolstack removed our directory, or set our state back, while rings are held.
         (Unknown | Closed | Initialising | InitWait, _) if attached => Step::Detach,
@@ -86,8 +92,9 @@ pub fn next(seen: Seen) -> Step {
         (_, Unknown) => Step::Closed,
         (_, Closed) => Step::Closed,
         (Initialising, _) => Step::Offer,
-        (InitWait, Initialised | Connected) if !attached => Step::Connect,
+        (InitWait, Initialised | Connected) if ready => Step::Connect,
         (InitWait, _) => Step::Wait,
+        (Connected, Connected) if paused => Step::Connect,
         // The store says that we are connected and we are not: we were restarted.
         (Connected | Initialised | Reconfiguring | Reconfigured, _) => Step::Offer,
     }
@@ -98,8 +105,12 @@ mod tests {
     use super::State::{Closed, Closing, Connected, InitWait, Initialised, Initialising, Unknown};
     use super::*;
 
+    fn seen(own: State, peer: State, online: bool, attached: bool) -> Seen {
+        Seen { own, peer, online, attached, barred: false, ready: true, paused: false }
+    }
+
     fn at(own: State, peer: State, online: bool, attached: bool) -> Step {
-        next(Seen { own, peer, online, attached, barred: false })
+        next(seen(own, peer, online, attached))
     }
 
     /// Does what the steps say until there is nothing to do.
@@ -154,8 +165,7 @@ mod tests {
 
     #[test]
     fn who_broke_the_protocol_has_to_begin_anew() {
-        let barred =
-            |peer| next(Seen { own: Closed, peer, online: true, attached: false, barred: true });
+        let barred = |peer| next(Seen { barred: true, ..seen(Closed, peer, true, false) });
         for peer in [Initialised, Connected, Closing, Closed, Unknown] {
             assert_eq!(barred(peer), Step::Wait, "{peer}");
         }
@@ -166,6 +176,28 @@ mod tests {
     fn a_restarted_backend_asks_for_a_new_connection() {
         for peer in [Initialising, Initialised, Connected] {
             assert_eq!(at(Connected, peer, true, false), Step::Offer);
+        }
+    }
+
+    #[test]
+    fn rings_that_were_left_in_order_are_taken_up_again() {
+        let paused = |peer| next(Seen { paused: true, ..seen(Connected, peer, true, false) });
+        assert_eq!(paused(Connected), Step::Connect);
+        assert_eq!(paused(Closing), Step::Closing);
+        for peer in [Initialising, InitWait, Initialised] {
+            assert_eq!(paused(peer), Step::Offer, "{peer}");
+        }
+        for peer in [Closed, Unknown] {
+            assert_eq!(paused(peer), Step::Closed, "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_frontend_waits_for_the_script_as_we_do() {
+        for peer in [Initialised, Connected] {
+            let unready = Seen { ready: false, ..seen(InitWait, peer, true, false) };
+            assert_eq!(next(unready), Step::Wait, "{peer}");
+            assert_eq!(next(Seen { ready: true, ..unready }), Step::Connect, "{peer}");
         }
     }
 

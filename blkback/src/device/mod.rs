@@ -19,13 +19,16 @@
 //! Before: the store. After: `connect`. Trust: the frontend's directory is attacker-written; what
 //! it does wrong ends its connection, is said in `error` beside the state, and is counted.
 
+pub mod adopt;
 pub mod backend;
 pub mod desk;
 pub mod guest;
+pub mod hotplug;
 pub mod lifecycle;
 pub mod mailbox;
 pub mod queues;
 pub mod serve;
+pub mod standby;
 pub mod toolstack;
 
 use hypervisor::Error;
@@ -35,11 +38,12 @@ use hypervisor::memory::Using;
 use crate::connect::Connection;
 use crate::connect::xenbus::Disk;
 
+pub use adopt::{Adopted, Spot};
 pub use backend::Backend;
 pub use desk::DeviceDesk;
 pub use guest::{Guest, Wanted};
 pub use mailbox::{Mailbox, Waker};
-pub use queues::{Disks, Policy};
+pub use queues::{Disks, Manner, Policy};
 pub use serve::{Board, Ended, Message, Plan, Serving};
 
 /// All that a backend needs of its domain besides the store.

@@ -33,9 +33,21 @@ const SLOTS_PER_PAGE: usize = 32;
 #[derive(Debug)]
 pub struct Disks {
     medium: Medium,
+    manner: Manner,
     image: Option<Image>,
     serving: Arc<Serving>,
     counted: Arc<Mutex<Counted>>,
+}
+
+/// What a disk is to look like, whatever lies behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// A compact disc's drive.
+    pub cdrom: bool,
+    /// One whose medium can be taken out.
+    pub removable: bool,
+    /// One that forgets nothing: discarding is not offered.
+    pub keeps_all: bool,
 }
 
 /// What was and is counted.
@@ -61,6 +73,8 @@ pub struct Policy {
     pub waiting: Waiting,
     /// How guest pages are reached; by the frontend's features where nothing is said.
     pub reach: Option<Reach>,
+    /// What the disk is to look like.
+    pub manner: Manner,
 }
 
 impl Disks {
@@ -68,17 +82,19 @@ impl Disks {
     #[must_use]
     pub fn new(medium: Medium, image: Option<Image>, policy: &Policy) -> Self {
         let geometry = medium.geometry();
+        let discard = geometry.discard.filter(|_| !policy.manner.keeps_all);
         let rules = Rules {
             sector_size: geometry.sector_size,
             read_only: geometry.read_only,
-            discard: geometry.discard.is_some(),
-            secure_discard: geometry.discard.is_some_and(|discard| discard.secure),
+            discard: discard.is_some(),
+            secure_discard: discard.is_some_and(|discard| discard.secure),
         };
         let mut serving = Serving::new(rules, geometry.size / SECTOR);
         serving.limits = Limits::new(policy.iops, policy.bytes);
         serving.waiting = policy.waiting;
         serving.reach = policy.reach;
-        Self { medium, image, serving: Arc::new(serving), counted: Arc::default() }
+        let manner = policy.manner;
+        Self { medium, manner, image, serving: Arc::new(serving), counted: Arc::default() }
     }
 
     /// What is served.
@@ -161,7 +177,7 @@ fn lock(counted: &Mutex<Counted>) -> MutexGuard<'_, Counted> {
 }
 
 /// What a frontend is told of a medium.
-fn described(medium: &Medium) -> Disk {
+fn described(medium: &Medium, manner: Manner) -> Disk {
     let geometry = medium.geometry();
     // The size must be a multiple of the physical sector (io/blkif.h, `sectors`): an image that
     // ends within one has no such sectors as far as a frontend can tell.
@@ -173,7 +189,9 @@ fn described(medium: &Medium) -> Disk {
         sector_size: geometry.sector_size,
         physical_sector_size,
         read_only: geometry.read_only,
-        discard: geometry.discard.map(|discard| Discard {
+        cdrom: manner.cdrom,
+        removable: manner.removable,
+        discard: geometry.discard.filter(|_| !manner.keeps_all).map(|discard| Discard {
             granularity: discard.granularity,
             alignment: discard.alignment,
             secure: discard.secure,
@@ -190,7 +208,7 @@ where
     type Running = Queues;
 
     fn disk(&self) -> Disk {
-        described(&self.medium)
+        described(&self.medium, self.manner)
     }
 
     fn resize(&self, size: Option<u64>) -> Result<u64, Error> {

@@ -6,6 +6,10 @@
 //!          └───────────── the guest is gone <───────┴──────────────> end <──────────────────────┘
 //! ```
 //!
+//! A device that a toolstack made is served as long as it stands ([`Serving::adopt`]): it is neither
+//! made nor removed here, and a daemon that is asked to end leaves it as it is, in order, for the
+//! next one to go on with.
+//!
 //! Everything that changes the device happens on the thread that calls [`Serving::run`]; others put
 //! messages in its [`Mailbox`].
 
@@ -23,6 +27,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::connect::xenbus::Offer;
+use crate::device::adopt::Adopted;
 use crate::device::backend::{Backend, History, Settled};
 use crate::device::guest::{self, Guest, Wanted};
 use crate::device::mailbox::{Mailbox, Slot};
@@ -54,7 +59,8 @@ pub enum Message {
     },
     /// Have the queues look at their limits again.
     Wake,
-    /// Take the disk away from the guest, and end.
+    /// Take the disk away from the guest, and end. A toolstack's device is left as it is, and who
+    /// asked with a `reply` is told to ask the toolstack.
     Leave {
         /// At once, whatever the guest is doing with it.
         force: bool,
@@ -74,6 +80,14 @@ pub struct Plan {
     pub order: Order,
     /// What a frontend may choose from.
     pub offer: Offer,
+}
+
+/// Whose device it is.
+enum Subject {
+    /// Ours, made as planned for one guest after the other.
+    Ours(Plan),
+    /// A toolstack's.
+    Theirs(Adopted, Offer),
 }
 
 /// What can be said of the device at any time.
@@ -122,6 +136,8 @@ pub enum Ended {
     Detached(Guest),
     /// The one domain that was to be served is gone.
     Gone(Wanted),
+    /// It was asked to, and left the device in order for the next backend to go on with.
+    Paused(Guest),
 }
 
 impl fmt::Display for Ended {
@@ -130,6 +146,9 @@ impl fmt::Display for Ended {
             Self::Asked => f.write_str("detached"),
             Self::Detached(guest) => write!(f, "the disk was taken away from {guest}"),
             Self::Gone(wanted) => write!(f, "domain {wanted} is gone"),
+            Self::Paused(guest) => {
+                write!(f, "left as it is: {guest} waits for the next blkback --device or --watch")
+            }
         }
     }
 }
@@ -147,10 +166,12 @@ pub struct Serving<'a, H: Platform, S, C, V: Service<H>> {
     store: &'a S,
     control: &'a C,
     service: &'a V,
-    plan: Plan,
+    subject: Subject,
     mailbox: Mailbox<Message>,
     board: Board,
     served: Option<Served<H, V>>,
+    /// Whether to end and leave the device as it is.
+    pausing: bool,
     /// Until when the frontend may let go of the device by itself.
     leaving: Option<Instant>,
     replies: Vec<SyncSender<Result<u64, String>>>,
@@ -179,18 +200,42 @@ where
         for special in ["@introduceDomain", "@releaseDomain"] {
             control.watch(special, TOKEN)?;
         }
-        Ok(Self {
+        let mailbox = Mailbox::new()?;
+        let parts = (domain, store, control, service);
+        Ok(Self::with(parts, Subject::Ours(plan), mailbox))
+    }
+
+    /// Serves `service` at `device`, which a toolstack made, and offers `offer` there. What is put
+    /// in `mailbox` is taken from then on.
+    pub fn adopt(
+        domain: &'a H,
+        store: &'a S,
+        control: &'a C,
+        service: &'a V,
+        (device, offer): (Adopted, Offer),
+        mailbox: Mailbox<Message>,
+    ) -> Self {
+        Self::with((domain, store, control, service), Subject::Theirs(device, offer), mailbox)
+    }
+
+    fn with(
+        (domain, store, control, service): (&'a H, &'a S, &'a C, &'a V),
+        subject: Subject,
+        mailbox: Mailbox<Message>,
+    ) -> Self {
+        Self {
             domain,
             store,
             control,
             service,
-            plan,
-            mailbox: Mailbox::new()?,
+            subject,
+            mailbox,
             board: Board::new(),
             served: None,
+            pausing: false,
             leaving: None,
             replies: Vec::new(),
-        })
+        }
     }
 
     /// Where messages for the loop are put in.
@@ -218,8 +263,10 @@ where
         {
             served.backend.detach();
             // The first error says more than that the store is gone for this as well.
-            let _ = served.backend.close(self.store);
-            let _ = served.pair.remove(self.control, true);
+            if matches!(self.subject, Subject::Ours(_)) {
+                let _ = served.backend.close(self.store);
+                let _ = served.pair.remove(self.control, true);
+            }
         }
         let told = match &ended {
             Ok(_) => Ok(0),
@@ -248,21 +295,8 @@ where
 
     /// Does all that there is to do now.
     fn look(&mut self) -> Result<Option<Ended>, Error> {
-        if let Some(served) = &self.served
-            && !guest::lives(self.control, served.guest.id)?
-        {
-            self.let_go()?;
-            if matches!(self.plan.wanted, Wanted::Id(_)) && self.leaving.is_none() {
-                return Ok(Some(Ended::Gone(self.plan.wanted.clone())));
-            }
-        }
-        if self.served.is_none() {
-            if self.leaving.is_some() {
-                return Ok(Some(Ended::Asked));
-            }
-            if let Some(guest) = self.plan.wanted.find(self.control)? {
-                self.begin(guest)?;
-            }
+        if let Some(ended) = self.meet()? {
+            return Ok(Some(ended));
         }
         let Some(served) = &mut self.served else { return Ok(None) };
         let settled = served.backend.settle(self.domain, self.store, self.service)?;
@@ -272,6 +306,10 @@ where
             let mut status = self.board.lock();
             (status.own, status.peer) = (own, peer);
             status.history = served.backend.history.clone();
+        }
+        if self.pausing {
+            served.backend.pause(self.store)?;
+            return Ok(Some(Ended::Paused(guest)));
         }
         let overdue = self.leaving.is_some_and(|deadline| Instant::now() >= deadline);
         if settled == Settled::Over || overdue {
@@ -287,6 +325,37 @@ where
         Ok(None)
     }
 
+    /// Sees to it that there is a device, if one can be.
+    fn meet(&mut self) -> Result<Option<Ended>, Error> {
+        let plan = match &self.subject {
+            Subject::Ours(plan) => plan.clone(),
+            Subject::Theirs(device, offer) => {
+                if self.served.is_none() {
+                    let (device, offer) = (device.clone(), *offer);
+                    self.take(&device, offer)?;
+                }
+                return Ok(None);
+            }
+        };
+        if let Some(served) = &self.served
+            && !guest::lives(self.control, served.guest.id)?
+        {
+            self.let_go()?;
+            if matches!(plan.wanted, Wanted::Id(_)) && self.leaving.is_none() {
+                return Ok(Some(Ended::Gone(plan.wanted)));
+            }
+        }
+        if self.served.is_none() {
+            if self.leaving.is_some() {
+                return Ok(Some(Ended::Asked));
+            }
+            if let Some(guest) = plan.wanted.find(self.control)? {
+                self.begin(guest, &plan)?;
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether our end is down but the frontend's is not yet: it is about to be.
     fn wait_for_front(&self) -> Result<bool, Error> {
         let Some(served) = &self.served else { return Ok(false) };
@@ -295,25 +364,35 @@ where
     }
 
     /// Makes the device for `guest`.
-    fn begin(&mut self, guest: Guest) -> Result<(), Error> {
-        let pair = match toolstack::make(self.control, self.plan.me, &guest, &self.plan.order) {
+    fn begin(&mut self, guest: Guest, plan: &Plan) -> Result<(), Error> {
+        let pair = match toolstack::make(self.control, plan.me, &guest, &plan.order) {
             Ok(pair) => pair,
             // It came and went: its directories cannot be its own.
             Err(_) if !guest::lives(self.control, guest.id)? => return Ok(()),
             Err(error) => return Err(error),
         };
-        for directory in [&pair.front.directory, &pair.back.directory] {
-            for key in ["state", "online"] {
-                self.store.watch(&format!("{directory}/{key}"), TOKEN)?;
-            }
+        for key in watched(&pair) {
+            self.store.watch(&key, TOKEN)?;
         }
-        tracing::info!(%guest, vdev = %self.plan.order.vdev, "device made");
-        let history = {
-            let mut status = self.board.lock();
-            status.guest = Some(guest.clone());
-            status.history.clone()
-        };
-        let backend = Backend::new(&pair, self.plan.offer, self.mailbox.waker(), history);
+        tracing::info!(%guest, vdev = %plan.order.vdev, "device made");
+        let history = self.board.read().history;
+        self.board.lock().guest = Some(guest.clone());
+        let backend = Backend::new(&pair, plan.offer, self.mailbox.waker(), history);
+        self.served = Some(Served { guest, pair, backend });
+        Ok(())
+    }
+
+    /// Takes over a toolstack's device.
+    fn take(&mut self, device: &Adopted, offer: Offer) -> Result<(), Error> {
+        let pair = device.pair.clone();
+        for key in watched(&pair) {
+            self.store.watch(&key, TOKEN)?;
+        }
+        self.store.watch(&format!("{}/hotplug-status", pair.back.directory), TOKEN)?;
+        let (guest, waker) = (device.guest.clone(), self.mailbox.waker());
+        let backend = Backend::adopt(self.store, &pair, device.hotplug, offer, waker)?;
+        tracing::info!(%guest, vdev = %device.vdev, device = %device.spot, "device taken over");
+        self.board.lock().guest = Some(guest.clone());
         self.served = Some(Served { guest, pair, backend });
         Ok(())
     }
@@ -321,15 +400,16 @@ where
     /// Lets the device go and removes it, whatever the frontend thinks of it.
     fn let_go(&mut self) -> Result<(), Error> {
         let Some(mut served) = self.served.take() else { return Ok(()) };
-        served.backend.close(self.store)?;
-        for directory in [&served.pair.front.directory, &served.pair.back.directory] {
-            for key in ["state", "online"] {
-                // A watch that is no more needs no removing; a store that is no more shows soon.
-                let _ = self.store.unwatch(&format!("{directory}/{key}"), TOKEN);
-            }
+        for key in watched(&served.pair) {
+            // A watch that is no more needs no removing; a store that is no more shows soon.
+            let _ = self.store.unwatch(&key, TOKEN);
         }
-        let _ = served.pair.remove(self.control, true)?;
-        tracing::info!(guest = %served.guest, "device removed");
+        served.backend.detach();
+        if matches!(self.subject, Subject::Ours(_)) {
+            served.backend.close(self.store)?;
+            let _ = served.pair.remove(self.control, true)?;
+            tracing::info!(guest = %served.guest, "device removed");
+        }
         let mut status = self.board.lock();
         (status.guest, status.own, status.peer) = (None, State::Unknown, State::Unknown);
         status.history = served.backend.history.clone();
@@ -351,6 +431,13 @@ where
             Message::Wake => {
                 if let Some(served) = &self.served {
                     served.backend.wake();
+                }
+            }
+            Message::Leave { reply, .. } if let Subject::Theirs(device, _) = &self.subject => {
+                match reply {
+                    None => self.pausing = true,
+                    // Who asked may have gone.
+                    Some(reply) => drop(reply.try_send(Err(not_ours(device)))),
                 }
             }
             Message::Leave { force, reply } => {
@@ -393,8 +480,27 @@ where
     }
 }
 
+/// What is looked at when a device's own states are.
+fn watched(pair: &Pair) -> [String; 4] {
+    let (front, back) = (&pair.front.directory, &pair.back.directory);
+    [
+        format!("{front}/state"),
+        format!("{front}/online"),
+        format!("{back}/state"),
+        format!("{back}/online"),
+    ]
+}
+
+/// Why a toolstack's device is not taken away here, and how it is.
+fn not_ours(device: &Adopted) -> String {
+    format!(
+        "a toolstack gave this disk to {}; have it take it away: xl block-detach {} {}",
+        device.guest, device.guest.id, device.vdev
+    )
+}
+
 /// Takes changes off: that something changed is all they say.
-fn drain<S: Watches>(store: &S) -> Result<(), Error> {
+pub(crate) fn drain<S: Watches>(store: &S) -> Result<(), Error> {
     for _ in 0..CHANGES {
         if store.changed()?.is_none() {
             break;

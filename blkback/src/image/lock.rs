@@ -8,21 +8,26 @@
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hypervisor::{ConfigError, Error, HostError};
 
-use crate::image::Kind;
+use crate::image::{Kind, Options};
 
 /// How often a medium is tried again whose holder may be about to let go of it.
 pub(super) const TRIES: u32 = 20;
+
+/// What a holder is called that is a process as we are.
+const OURS: &str = "another blkback";
 
 /// Time between two tries.
 pub(super) const BETWEEN: Duration = Duration::from_millis(50);
 
 /// Locks what `file` has open, for as long as it is open.
-pub(super) fn lock(file: &File, path: &Path, kind: Kind, read_only: bool) -> Result<(), Error> {
+pub(super) fn lock(file: &File, path: &Path, kind: Kind, options: &Options) -> Result<(), Error> {
+    let read_only = options.read_only;
     let mut tries = TRIES;
+    let begun = Instant::now();
     loop {
         let locked = if read_only { file.try_lock_shared() } else { file.try_lock() };
         match locked {
@@ -35,6 +40,12 @@ pub(super) fn lock(file: &File, path: &Path, kind: Kind, read_only: bool) -> Res
         }
         tries = tries.saturating_sub(1);
         let holder = holder(file);
+        if begun.elapsed() < options.patience
+            && holder.as_ref().is_some_and(|holder| holder.starts_with(OURS))
+        {
+            std::thread::sleep(BETWEEN);
+            continue;
+        }
         // A holder that is not found has just gone; and udev locks a block device for a moment to
         // look at it.
         if tries > 0 && (holder.is_none() || kind == Kind::Block) {
@@ -58,7 +69,7 @@ fn holder(file: &File) -> Option<String> {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     Some(match name.trim() {
         "" => format!("another program (pid {pid})"),
-        "blkback" => format!("another blkback (pid {pid})"),
+        "blkback" => format!("{OURS} (pid {pid})"),
         name => format!("{name} (pid {pid})"),
     })
 }

@@ -21,6 +21,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hypervisor::{ConfigError, Error, HostError};
 
@@ -42,6 +43,8 @@ pub struct Options {
     pub sector_size: Option<u32>,
     /// Whether to go past the page cache.
     pub direct: Direct,
+    /// How long to wait for another blkback to let go of it.
+    pub patience: Duration,
     /// Queues that there may be at once; each gets an open file description of its own.
     pub queues: u16,
 }
@@ -56,6 +59,7 @@ impl Options {
             read_only: false,
             sector_size: None,
             direct: Direct::Auto,
+            patience: Duration::ZERO,
             queues: 1,
         }
     }
@@ -91,7 +95,7 @@ impl Image {
         geometry::check_sector_size(options.sector_size)?;
         let kind = kind(options)?;
         let claim = claim(options, kind)?;
-        lock::lock(&claim, path, kind, options.read_only)?;
+        lock::lock(&claim, path, kind, options)?;
         if kind == Kind::File
             && let Some(size) = options.size
         {
