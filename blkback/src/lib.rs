@@ -14,6 +14,7 @@
 pub mod connect;
 pub mod device;
 pub mod vdev;
+pub mod watch;
 
 // The path of a request.
 pub mod receive;

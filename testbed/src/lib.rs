@@ -5,6 +5,7 @@
 
 pub mod fio;
 pub mod hostile;
+pub mod libxl;
 pub mod packages;
 pub mod programs;
 pub mod scene;

@@ -26,11 +26,17 @@ pub fn path_for(folder: &Path, image: &Path) -> PathBuf {
         .take(LONGEST_NAME)
         .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' })
         .collect();
-    let path = folder.join(format!("{PREFIX}{name}{SUFFIX}"));
+    let path = path_named(folder, &name);
     if UnixStream::connect(&path).is_ok() {
         return folder.join(format!("{PREFIX}{name}-{}{SUFFIX}", process::id()));
     }
     path
+}
+
+/// The path for the socket of the daemon that is called `name`.
+#[must_use]
+pub fn path_named(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{PREFIX}{name}{SUFFIX}"))
 }
 
 /// All sockets of daemons in `folder`, by name, whether or not anybody answers.

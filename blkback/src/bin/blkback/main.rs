@@ -1,11 +1,13 @@
 //! `blkback`: serves a disk image to a guest domain, and `blkback ctl`, which talks to it.
 
 mod ctl;
+mod device;
 mod options;
 mod signals;
 mod size;
 mod start;
 mod stats;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -26,7 +28,11 @@ fn main() -> ExitCode {
         .with_target(false)
         .init();
     let done = match &cli.command {
-        None => start::run(&cli.serve),
+        None if cli.serve.watch => watch::run(&cli.serve, None),
+        None => match &cli.serve.device {
+            Some(spot) => device::run(&cli.serve, spot),
+            None => start::run(&cli.serve),
+        },
         Some(Command::Ctl(ctl)) => ctl::run(ctl),
         Some(Command::Completions { shell }) => {
             let mut command = Cli::command();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use blkback::device::Wanted;
+use blkback::device::{Spot, Wanted};
 use blkback::image::Direct;
 use blkback::vdev::Vdev;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -16,11 +16,19 @@ Examples:
   blkback --image cd.img --readonly --vdev xvdb --domain web
   blkback --image /dev/vg0/data --queues 2 --limit-iops 5000 --stats
   blkback --engine null --size 1T --poll       measure what lies in front of the image
+  blkback --watch                              serve the disks of all guests that xl starts
   blkback ctl list                             what is served here, and to whom
   blkback ctl resize 20G                       grow the image while the guest uses it
 
 The daemon joins the hypervisor that runs here; where there is none, it starts one for itself. It
-waits for its guest, and when that one goes, for the next of the name. SIGTERM lets the guest finish.";
+waits for its guest, and when that one goes, for the next of the name. SIGTERM lets the guest finish.
+
+With blkback --watch running in Dom0, a disk in a guest's xl configuration is
+  disk = ['script=block-domkit,vdev=xvda,format=raw,access=rw,target=/images/disk.img']
+and from Xen 4.19 on, beside the kernel's backend and not in its place,
+  disk = ['backendtype=tap,script=block-domkit,vdev=xvda,format=raw,access=rw,target=/images/disk.img']
+The script block-domkit belongs into /etc/xen/scripts. On SIGTERM, the watcher's processes answer what
+is under way and leave their devices in order; the guests wait for the next blkback --watch.";
 
 /// Serves a disk image to a guest domain.
 #[derive(Debug, Parser)]
@@ -48,6 +56,19 @@ pub(crate) enum EngineName {
     Memory,
 }
 
+impl EngineName {
+    /// As it is given on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Blocking => "blocking",
+            Self::Null => "null",
+            Self::Memory => "memory",
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
     /// The image: a raw file or a block device.
@@ -56,15 +77,38 @@ pub(crate) struct Serve {
     /// Make a sparse image of this size where there is none (10G, 512M, ...).
     #[arg(long, value_parser = size::parse, value_name = "SIZE")]
     pub(crate) size: Option<u64>,
-    /// The guest to serve, by name (waited for) or number.
-    #[arg(long, default_value = "guest", value_name = "NAME|ID")]
-    pub(crate) domain: Wanted,
+    /// Serve every device that a toolstack makes here, each by a process of its own.
+    #[arg(long, conflicts_with_all = ["domain", "vdev", "device", "image", "size", "stats"])]
+    pub(crate) watch: bool,
+    /// The kind of devices to watch for; may be given several times. Without it: vbd3, and of vbd
+    /// those whose script is block-domkit. All of vbd can be served where the kernel's xen-blkback
+    /// is not loaded.
+    #[arg(long = "type", value_name = "KIND", requires = "watch", value_parser = kind)]
+    pub(crate) kinds: Vec<String>,
+    /// Serve the one device that a toolstack made in this directory of the store.
+    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(conflicts_with_all = ["domain", "vdev", "image", "size", "readonly", "cdrom", "removable"])]
+    pub(crate) device: Option<Spot>,
+    /// The guest to serve, by name (waited for) or number; the disk is made for it. Without it, on
+    /// Xen: every disk that is configured for this image; on the embedded hypervisor: the guest
+    /// named guest.
+    #[arg(long, value_name = "NAME|ID")]
+    pub(crate) domain: Option<Wanted>,
     /// The disk's name in the guest.
     #[arg(long, default_value = "xvda", value_name = "NAME")]
     pub(crate) vdev: Vdev,
     /// Refuse writes. Several daemons may serve one image so.
     #[arg(long, alias = "read-only")]
     pub(crate) readonly: bool,
+    /// Look like the drive of a compact disc; implies --readonly and --removable.
+    #[arg(long)]
+    pub(crate) cdrom: bool,
+    /// Look like a disk that can be taken out.
+    #[arg(long)]
+    pub(crate) removable: bool,
+    /// Do not let the guest discard what it does not need: the image keeps its blocks.
+    #[arg(long)]
+    pub(crate) no_discard: bool,
     /// Bytes in a sector: 512 or 4096. Without it, what the image has.
     #[arg(long, value_name = "BYTES")]
     pub(crate) sector_size: Option<u32>,
@@ -104,6 +148,14 @@ pub(crate) struct Serve {
     /// Where the control socket lies, if not in the hypervisor's runtime folder.
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
+}
+
+/// A kind of device, as it stands in the store's paths.
+fn kind(text: &str) -> Result<String, String> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Err("a kind of device has letters and digits, as vbd3".into());
+    }
+    Ok(text.to_owned())
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,7 +16,7 @@ use blkback::image::{Geometry, Image, Options};
 use blkback::policy::polling::Waiting;
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::{self, Place};
-use hypervisor::find::{self, Embedded, Found};
+use hypervisor::find::{self, Embedded, Found, Kind};
 use hypervisor::host::Domain;
 use hypervisor::{ConfigError, Error};
 use nix::sys::signal::SigSet;
@@ -24,10 +24,10 @@ use serde_json::json;
 
 use crate::options::{EngineName, Serve};
 use crate::stats::Printer;
-use crate::{signals, size};
+use crate::{signals, size, watch};
 
 /// Our domain's name, where nobody else has it.
-const NAME: &str = "blkback";
+pub(crate) const NAME: &str = "blkback";
 /// The most queues that are offered where nothing was said.
 const QUEUES: usize = 4;
 /// What the daemon itself needs, in KiB: nothing is granted from it.
@@ -35,7 +35,16 @@ const MEMORY_KIB: u64 = 64 * 1024;
 /// The size of a disk without an image where nothing was said.
 const SIZE: u64 = 1 << 30;
 
+/// The guest that is served on the embedded hypervisor where nothing was said.
+const GUEST: &str = "guest";
+
 pub(crate) fn run(options: &Serve) -> Result<()> {
+    if options.domain.is_none()
+        && let Some(image) = &options.image
+        && find::kind()? == Kind::Xen
+    {
+        return watch::run(options, Some(image));
+    }
     // Before any thread is there, so that all of them leave signals to one.
     let signals = signals::hold()?;
     let queues = options.queues.unwrap_or_else(usual_queues);
@@ -46,7 +55,9 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
     match found {
         Found::Xen(domain) => serve(options, ground, &domain, &Place::standard()),
         Found::Embedded(found) => {
-            let domain = join(&found, options, &ground.medium)?;
+            let memory = options.engine == EngineName::Memory;
+            let kept = if memory { ground.medium.geometry().size } else { 0 };
+            let domain = join(&found, NAME, kept)?;
             serve(options, ground, &domain, found.place())
         }
     }
@@ -64,25 +75,22 @@ struct Ground {
 fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) -> Result<()> {
     let Ground { signals, queues, medium, image } = ground;
     let control = domain.open_control_store()?;
-    if let Wanted::Id(_) = options.domain {
-        options.domain.demand(&control)?;
+    let wanted = options.domain.clone().unwrap_or_else(|| Wanted::Name(GUEST.to_owned()));
+    if let Wanted::Id(_) = wanted {
+        wanted.demand(&control)?;
     }
 
     let policy = policy(options);
     let disks = Arc::new(Disks::new(medium, image, &policy));
     let plan = Plan {
         me: domain.id(),
-        wanted: options.domain.clone(),
+        wanted: wanted.clone(),
         order: Order {
             vdev: options.vdev,
             params: name(options, &disks),
-            read_only: options.readonly,
+            read_only: options.readonly || options.cdrom,
         },
-        offer: Offer {
-            queues: queues.into(),
-            ring_page_order: options.ring_page_order,
-            persistent: true,
-        },
+        offer: offer(options, queues),
     };
     let store = domain.open_store()?;
     let serving = Serving::new(domain, &store, &control, &*disks, plan)?;
@@ -93,7 +101,7 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
         image: name(options, &disks),
         engine: engine_name(options, &disks),
         vdev: options.vdev.to_string(),
-        wanted: options.domain.to_string(),
+        wanted: wanted.to_string(),
     };
     let path = match &options.control {
         Some(path) => path.clone(),
@@ -104,7 +112,7 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
     };
     let listening = Server::start(&path, Arc::new(desk))?;
     signals::pass_on(signals, serving.slot())?;
-    ready(options, &disks, listening.path());
+    ready(options, &disks, &wanted, listening.path());
     let printer =
         options.stats.then(|| Printer::start(Arc::clone(&disks), options.json)).transpose()?;
 
@@ -113,11 +121,7 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
     drop(listening);
     let ended = ended?;
     say(options, &ended.to_string(), &json!({ "ended": ended.to_string() }));
-    if let Some(errno) = disks.lost() {
-        let why = std::io::Error::from_raw_os_error(errno);
-        bail!("{}: a flush failed ({why}): what was written may be lost", name(options, &disks));
-    }
-    Ok(())
+    regret(&disks, &name(options, &disks))
 }
 
 /// The medium, and the image where it is one.
@@ -150,7 +154,7 @@ fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
     };
     let mut wanted = Options::new(path);
     wanted.size = options.size;
-    wanted.read_only = options.readonly;
+    wanted.read_only = options.readonly || options.cdrom;
     wanted.sector_size = options.sector_size;
     wanted.direct = options.direct;
     wanted.queues = queues;
@@ -158,23 +162,27 @@ fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
     Ok((Medium::Image(Arc::clone(image.media()), choice), Some(image)))
 }
 
-/// Becomes a domain: `blkback`, and where another has that name, one that tells us apart.
-fn join(found: &Embedded, options: &Serve, medium: &Medium) -> Result<embedded::Domain> {
-    let mut spec = DomainSpec::new(NAME);
-    spec.memory_kib = MEMORY_KIB;
-    if options.engine == EngineName::Memory {
-        spec.memory_kib = spec.memory_kib.saturating_add(medium.geometry().size / 1024);
-    }
+/// Becomes a domain: `name`, and where another has that name, one that tells us apart. It keeps
+/// `kept` bytes beside what the daemon itself needs.
+pub(crate) fn join(found: &Embedded, name: &str, kept: u64) -> Result<embedded::Domain> {
+    let mut spec = DomainSpec::new(name);
+    spec.memory_kib = MEMORY_KIB.saturating_add(kept / 1024);
     match found.join(&spec) {
-        Err(Error::Config(error)) if error.value == NAME => {
-            spec.name = format!("{NAME}-{}", std::process::id());
+        Err(Error::Config(error)) if error.value == name => {
+            spec.name = format!("{name}-{}", std::process::id());
             Ok(found.join(&spec)?)
         }
         joined => Ok(joined?),
     }
 }
 
-fn policy(options: &Serve) -> Policy {
+/// What a frontend may choose from.
+pub(crate) fn offer(options: &Serve, queues: u16) -> Offer {
+    Offer { queues: queues.into(), ring_page_order: options.ring_page_order, persistent: true }
+}
+
+/// How a disk is served, as the command line has it.
+pub(crate) fn policy(options: &Serve) -> Policy {
     let mut policy = Policy::default();
     policy.iops = nonzero(options.limit_iops);
     policy.bytes = nonzero(options.limit_bytes);
@@ -183,10 +191,14 @@ fn policy(options: &Serve) -> Policy {
         (_, true) => Waiting::Sleep,
         _ => Waiting::default(),
     };
+    policy.manner.cdrom = options.cdrom;
+    policy.manner.removable = options.removable || options.cdrom;
+    policy.manner.keeps_all = options.no_discard;
     policy
 }
 
-fn usual_queues() -> u16 {
+/// Queues to offer where nothing was said.
+pub(crate) fn usual_queues() -> u16 {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     u16::try_from(processors.min(QUEUES)).unwrap_or(1)
 }
@@ -202,17 +214,16 @@ fn name(options: &Serve, disks: &Disks) -> String {
     }
 }
 
-fn engine_name(options: &Serve, disks: &Disks) -> String {
+/// What is to carry requests, until that is known.
+pub(crate) fn engine_name(options: &Serve, disks: &Disks) -> String {
     match options.engine {
         EngineName::Null | EngineName::Memory => name_of(disks.medium()),
-        EngineName::Blocking => "blocking",
-        EngineName::Auto => "auto",
-        EngineName::Uring => "uring",
+        engine => engine.name(),
     }
     .to_owned()
 }
 
-fn ready(options: &Serve, disks: &Disks, control: &Path) {
+fn ready(options: &Serve, disks: &Disks, wanted: &Wanted, control: &Path) {
     let geometry = disks.medium().geometry();
     let image = name(options, disks);
     let how = match (geometry.read_only, geometry.direct) {
@@ -225,13 +236,13 @@ fn ready(options: &Serve, disks: &Disks, control: &Path) {
         "ready: {image} ({}{how}) as {} for domain {}; control socket {}",
         size::show(geometry.size),
         options.vdev,
-        options.domain,
+        wanted,
         control.display()
     );
     let object = json!({ "ready": {
         "image": image, "size": geometry.size, "sector_size": geometry.sector_size,
         "read_only": geometry.read_only, "direct": geometry.direct,
-        "vdev": options.vdev.to_string(), "domain": options.domain.to_string(),
+        "vdev": options.vdev.to_string(), "domain": wanted.to_string(),
         "control": control.display().to_string(),
     }});
     say(options, &line, &object);
@@ -239,8 +250,15 @@ fn ready(options: &Serve, disks: &Disks, control: &Path) {
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
 }
 
+/// What is bad news at the end, if anything is.
+pub(crate) fn regret(disks: &Disks, image: &str) -> Result<()> {
+    let Some(errno) = disks.lost() else { return Ok(()) };
+    let why = std::io::Error::from_raw_os_error(errno);
+    bail!("{image}: a flush failed ({why}): what was written may be lost")
+}
+
 /// One line for people, or one object for programs.
-fn say(options: &Serve, line: &str, object: &serde_json::Value) {
+pub(crate) fn say(options: &Serve, line: &str, object: &serde_json::Value) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     // That nobody reads it is no reason to stop serving.

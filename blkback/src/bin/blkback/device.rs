@@ -1,0 +1,151 @@
+//! `blkback --device`: serves one device that a toolstack made, as long as it stands.
+//!
+//! Ends with success where the device is gone, was refused, or was left in order on SIGTERM; with
+//! failure where another try may do better. Whoever watches devices starts this for each.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use blkback::control::{Server, socket};
+use blkback::device::adopt::Wish;
+use blkback::device::serve::Message;
+use blkback::device::{Adopted, DeviceDesk, Disks, Mailbox, Serving, Spot, guest, standby};
+use blkback::engine::{Choice, Medium};
+use blkback::image::{Image, Options};
+use hypervisor::domain::DomainSpec;
+use hypervisor::embedded::Place;
+use hypervisor::find::{self, Found};
+use hypervisor::host::Domain;
+use hypervisor::store::Transaction;
+use hypervisor::xenbus::{End, State};
+use hypervisor::{ConfigError, Error};
+use serde_json::json;
+
+use crate::options::{EngineName, Serve};
+use crate::stats::Printer;
+use crate::{signals, start};
+
+/// How long the device's former process may take to let go of the image: a guest's old life ends
+/// while its next one begins, and libxl waits ten seconds for us.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<()> {
+    let signals = signals::hold()?;
+    let found = find::hypervisor()?;
+    let mailbox = Mailbox::new()?;
+    signals::pass_on(signals, mailbox.slot())?;
+    match found {
+        Found::Xen(domain) => {
+            let place = Place::standard();
+            place.prepare()?;
+            serve(options, spot, &domain, place.folder(), mailbox)
+        }
+        Found::Embedded(found) => {
+            let domain = found.join(&DomainSpec::new(spot.name()))?;
+            serve(options, spot, &domain, found.place().folder(), mailbox)
+        }
+    }
+}
+
+fn serve<D: Domain>(
+    options: &Serve,
+    spot: &Spot,
+    domain: &D,
+    folder: &Path,
+    mailbox: Mailbox<Message>,
+) -> Result<()> {
+    if spot.me != domain.id() {
+        let problem =
+            format!("belongs to a backend in domain {}, and this is {}", spot.me, domain.id());
+        return Err(ConfigError::new("--device", spot, problem).into());
+    }
+    let store = domain.open_store()?;
+    let Some(mut device) = Adopted::find(&store, spot)? else {
+        let problem = "there is no such device; xenstore-ls shows those that there are";
+        return Err(ConfigError::new("--device", spot, problem).into());
+    };
+    if let Ok(control) = domain.open_control_store()
+        && let Some(name) = guest::name(&control, spot.front)?
+    {
+        device.guest.name = name;
+    }
+    let queues = options.queues.unwrap_or_else(start::usual_queues);
+    let offer = start::offer(options, queues);
+    let opened = match standby::wish(&store, &device, &offer, &mailbox) {
+        Ok(None) => return Ok(()),
+        Ok(Some(wish)) => open(options, &wish, queues).map(|opened| (opened, wish)),
+        Err(error) => Err(error),
+    };
+    let ((medium, image), wish) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            // A guest that uses the disk already is better off waiting for the next try.
+            let seat = device.pair.seat(End::Back);
+            if seat.own_state(&store, Transaction::NONE)? == State::Connected {
+                return Err(error.into());
+            }
+            tracing::warn!(device = %spot, guest = %device.guest, "refused: {error}");
+            standby::refuse(&store, &device, &error.to_string(), &mailbox)?;
+            return Ok(());
+        }
+    };
+
+    let mut policy = start::policy(options);
+    policy.manner = wish.manner;
+    policy.manner.keeps_all |= options.no_discard;
+    let disks = Arc::new(Disks::new(medium, Some(image), &policy));
+    let name = wish.image.display().to_string();
+    let slot = mailbox.slot();
+    let vdev = device.vdev.to_string();
+    let wanted = device.guest.name.clone();
+    let serving = Serving::adopt(domain, &store, &store, &*disks, (device, offer), mailbox);
+    let desk = DeviceDesk {
+        disks: Arc::clone(&disks),
+        board: serving.board(),
+        slot,
+        image: name.clone(),
+        engine: start::engine_name(options, &disks),
+        vdev,
+        wanted,
+    };
+    let path = options.control.clone().unwrap_or_else(|| socket::path_named(folder, &spot.name()));
+    let listening = Server::start(&path, Arc::new(desk))?;
+    let ready = json!({ "ready": { "image": name, "device": spot.to_string(),
+        "control": path.display().to_string() }});
+    start::say(
+        options,
+        &format!("ready: {name} at {spot}; control socket {}", path.display()),
+        &ready,
+    );
+    let printer =
+        options.stats.then(|| Printer::start(Arc::clone(&disks), options.json)).transpose()?;
+    let ended = serving.run();
+    drop(printer);
+    drop(listening);
+    let ended = ended?;
+    start::say(options, &ended.to_string(), &json!({ "ended": ended.to_string() }));
+    start::regret(&disks, &name)
+}
+
+/// The image that is wished for.
+fn open(options: &Serve, wish: &Wish, queues: u16) -> Result<(Medium, Image), Error> {
+    let choice = match options.engine {
+        EngineName::Auto => Choice::Auto,
+        EngineName::Uring => Choice::Uring,
+        EngineName::Blocking => Choice::Blocking,
+        EngineName::Null | EngineName::Memory => {
+            let problem = "keeps nothing, and a toolstack's devices have images; use another";
+            return Err(ConfigError::new("--engine", options.engine.name(), problem).into());
+        }
+    };
+    let mut wanted = Options::new(&wish.image);
+    wanted.read_only = wish.read_only;
+    wanted.sector_size = options.sector_size;
+    wanted.direct = options.direct;
+    wanted.queues = queues;
+    wanted.patience = PATIENCE;
+    let image = Image::open(&wanted)?;
+    Ok((Medium::Image(Arc::clone(image.media()), choice), image))
+}

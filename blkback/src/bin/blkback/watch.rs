@@ -1,0 +1,157 @@
+//! `blkback --watch`: starts `blkback --device` for each device that a toolstack makes.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result};
+use blkback::control::socket;
+use blkback::device::{Mailbox, Spot};
+use blkback::watch::{self, Claim, Devices, Keeper, Starter};
+use hypervisor::embedded::Place;
+use hypervisor::find::{self, Found};
+use hypervisor::host::Domain;
+use nix::sys::signal::SigSet;
+use serde_json::json;
+
+use crate::options::{EngineName, Serve};
+use crate::{signals, start};
+
+/// Serves every device that is ours, and with an `image`, of those only the ones configured for it.
+pub(crate) fn run(options: &Serve, image: Option<&Path>) -> Result<()> {
+    let signals = signals::hold_with_children()?;
+    let image = image.map(canonical).transpose()?;
+    let found = find::hypervisor()?;
+    start::say(options, &found.how(), &json!({ "hypervisor": found.how() }));
+    match found {
+        Found::Xen(domain) => {
+            let place = Place::standard();
+            place.prepare()?;
+            let system = PathBuf::from("/");
+            over(options, (image, Some(system)), signals, &domain, &place)
+        }
+        Found::Embedded(found) => {
+            let domain = start::join(&found, start::NAME, 0)?;
+            over(options, (image, None), signals, &domain, found.place())
+        }
+    }
+}
+
+fn canonical(image: &Path) -> Result<PathBuf> {
+    std::fs::canonicalize(image).with_context(|| format!("image '{}'", image.display()))
+}
+
+/// Watches as `domain`; `kernel` is the root of the system whose kernel could have a backend.
+fn over<D: Domain>(
+    options: &Serve,
+    (image, kernel): (Option<PathBuf>, Option<PathBuf>),
+    signals: SigSet,
+    domain: &D,
+    place: &Place,
+) -> Result<()> {
+    let store = domain.open_store()?;
+    let mailbox = Mailbox::new()?;
+    signals::pass_on_events(signals, mailbox.slot())?;
+    let claims = claims(&options.kinds, kernel.as_deref());
+    let devices = Devices { me: domain.id(), claims, image, kernel };
+    let starter = Program {
+        program: std::env::current_exe().context("find this program")?,
+        arguments: passed_on(options),
+        // On Xen a process is in the domain that it runs in.
+        domain: devices.kernel.is_none().then(|| domain.id().to_string()),
+        folder: place.folder().to_owned(),
+    };
+    ready(options, &devices);
+    Ok(watch::run(&store, &devices, &mut Keeper::new(starter), &mailbox)?)
+}
+
+/// What is served of each kind: where nothing was said, all that nobody else could be meant to
+/// serve.
+fn claims(kinds: &[String], kernel: Option<&Path>) -> Vec<Claim> {
+    if kinds.is_empty() {
+        let claim = |kind: &str, ours_only| Claim { kind: kind.to_owned(), ours_only };
+        return vec![claim("vbd3", false), claim("vbd", true)];
+    }
+    if kernel.is_some_and(watch::devices::kernel_serves) && kinds.iter().any(|kind| kind == "vbd") {
+        tracing::warn!(
+            "the kernel's xen-blkback is loaded: of the devices of kind vbd, only those with \
+             script=block-domkit are served; unload it for the others (modprobe -r xen-blkback)"
+        );
+    }
+    kinds.iter().map(|kind| Claim { kind: kind.clone(), ours_only: false }).collect()
+}
+
+fn ready(options: &Serve, devices: &Devices) {
+    let kinds: Vec<_> = devices.directories().collect();
+    let only = match &devices.image {
+        Some(image) => format!(" for {}", image.display()),
+        None => String::new(),
+    };
+    let line = format!("ready: watching {}{only}", kinds.join(", "));
+    start::say(options, &line, &json!({ "ready": { "watching": kinds } }));
+    // Where no supervisor asked to be told, there is nobody to tell.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+}
+
+/// This program, to be started for a device.
+struct Program {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    domain: Option<String>,
+    folder: PathBuf,
+}
+
+impl Starter for Program {
+    fn start(&self, spot: &Spot) -> io::Result<Child> {
+        let mut command = Command::new(&self.program);
+        if let Some(domain) = &self.domain {
+            command.env(find::DOMAIN_VARIABLE, domain);
+        }
+        command
+            .arg("--device")
+            .arg(spot.to_string())
+            .args(&self.arguments)
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null())
+            .spawn()
+    }
+
+    fn is_served(&self, spot: &Spot) -> bool {
+        UnixStream::connect(socket::path_named(&self.folder, &spot.name())).is_ok()
+    }
+}
+
+/// What holds for each device as well.
+fn passed_on(options: &Serve) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut add = |name: &str, value: String| {
+        arguments.push(name.into());
+        arguments.push(value.into());
+    };
+    if let Some(size) = options.sector_size {
+        add("--sector-size", size.to_string());
+    }
+    if let Some(queues) = options.queues {
+        add("--queues", queues.to_string());
+    }
+    add("--ring-page-order", options.ring_page_order.to_string());
+    add("--direct", options.direct.to_string());
+    if options.engine != EngineName::Auto {
+        add("--engine", options.engine.name().to_owned());
+    }
+    add("--limit-iops", options.limit_iops.to_string());
+    add("--limit-bytes", options.limit_bytes.to_string());
+    for (set, flag) in [
+        (options.poll, "--poll"),
+        (options.no_poll, "--no-poll"),
+        (options.json, "--json"),
+        (options.no_discard, "--no-discard"),
+    ] {
+        if set {
+            arguments.push(flag.into());
+        }
+    }
+    arguments
+}

@@ -1,0 +1,290 @@
+//! A process for each device: started, missed, started again, ended.
+//!
+//! A process that ends with success is done with its device, until that is made anew. One that
+//! fails is started again after a while, which doubles up to half a minute each time that it did not
+//! hold out for a minute. Units: real time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::device::adopt::Spot;
+use crate::watch::devices::Standing;
+
+/// How long to wait after the first failure.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// How long to wait at most.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A process that held out for so long did not fail at once.
+const HELD_OUT: Duration = Duration::from_secs(60);
+/// How often processes are looked for that a former watcher started: nobody tells of their end.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Starts processes, and knows of those that others started.
+pub trait Starter {
+    /// Starts one that serves the device at `spot`.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses.
+    fn start(&self, spot: &Spot) -> io::Result<Child>;
+
+    /// Whether a process that we did not start serves the device at `spot`.
+    fn is_served(&self, spot: &Spot) -> bool;
+}
+
+/// How it is with a device.
+#[derive(Debug)]
+enum Kept {
+    /// A process of ours serves it.
+    Served { child: Child, since: Instant, rest: Duration },
+    /// A process of a former watcher's serves it.
+    Elsewhere,
+    /// Its process failed.
+    Resting { until: Instant, rest: Duration },
+    /// Its process is done with it.
+    Done,
+}
+
+/// All devices and their processes.
+#[derive(Debug)]
+pub struct Keeper<T> {
+    starter: T,
+    kept: BTreeMap<Spot, Kept>,
+}
+
+impl<T: Starter> Keeper<T> {
+    /// One that keeps nothing yet.
+    pub const fn new(starter: T) -> Self {
+        Self { starter, kept: BTreeMap::new() }
+    }
+
+    /// Whether there is a process for the device at `spot`.
+    #[must_use]
+    pub fn serves(&self, spot: &Spot) -> bool {
+        matches!(self.kept.get(spot), Some(Kept::Served { .. } | Kept::Elsewhere))
+    }
+
+    /// Whether processes of ours run.
+    #[must_use]
+    pub fn has_children(&self) -> bool {
+        self.kept.values().any(|kept| matches!(kept, Kept::Served { .. }))
+    }
+
+    /// Takes note of processes that ended.
+    pub fn reap(&mut self, now: Instant) {
+        for (spot, kept) in &mut self.kept {
+            let Kept::Served { child, since, rest } = kept else { continue };
+            let ended = match child.try_wait() {
+                Ok(None) => continue,
+                Ok(Some(status)) => Some(status),
+                // It was ours and cannot be asked for: it is gone.
+                Err(_) => None,
+            };
+            if ended.is_some_and(|status| status.success()) {
+                *kept = Kept::Done;
+                continue;
+            }
+            let held_out = now.saturating_duration_since(*since) >= HELD_OUT;
+            let rest = if held_out { SHORTEST } else { *rest };
+            let how = ended.map_or("its end was missed".to_owned(), |s: ExitStatus| s.to_string());
+            tracing::warn!(device = %spot, "its process failed ({how}); next try in {rest:?}");
+            *kept = failed(now, rest);
+        }
+    }
+
+    /// Sees to it that each of `standing` has a process.
+    pub fn look(&mut self, standing: &[Standing], now: Instant) {
+        // A process whose device is gone ends by itself.
+        self.kept.retain(|spot, kept| {
+            matches!(kept, Kept::Served { .. }) || standing.iter().any(|there| there.spot == *spot)
+        });
+        for Standing { spot, fresh } in standing {
+            let rest = match self.kept.get(spot) {
+                None => SHORTEST,
+                Some(Kept::Served { .. }) => continue,
+                Some(Kept::Elsewhere) if self.starter.is_served(spot) => continue,
+                Some(Kept::Resting { until, .. }) if *until > now => continue,
+                Some(Kept::Resting { rest, .. }) => *rest,
+                Some(Kept::Done) if !fresh => continue,
+                Some(Kept::Done | Kept::Elsewhere) => SHORTEST,
+            };
+            let kept = self.start(spot, now, rest);
+            self.kept.insert(spot.clone(), kept);
+        }
+    }
+
+    fn start(&self, spot: &Spot, now: Instant, rest: Duration) -> Kept {
+        if self.starter.is_served(spot) {
+            tracing::info!(device = %spot, "is served already");
+            return Kept::Elsewhere;
+        }
+        match self.starter.start(spot) {
+            Ok(child) => {
+                tracing::debug!(device = %spot, pid = child.id(), "process started");
+                Kept::Served { child, since: now, rest }
+            }
+            Err(error) => {
+                tracing::warn!(device = %spot, "cannot start a process: {error}");
+                failed(now, rest)
+            }
+        }
+    }
+
+    /// When to look again though nothing changed.
+    #[must_use]
+    pub fn next_look(&self) -> Option<Instant> {
+        let times = self.kept.values().filter_map(|kept| match kept {
+            Kept::Resting { until, .. } => Some(*until),
+            Kept::Elsewhere => Instant::now().checked_add(LOOK_AGAIN),
+            Kept::Served { .. } | Kept::Done => None,
+        });
+        times.min()
+    }
+
+    /// Has all processes end, in order or, `by_force`, at once.
+    pub fn end(&self, by_force: bool) {
+        let signal = if by_force { Signal::SIGKILL } else { Signal::SIGTERM };
+        for kept in self.kept.values() {
+            if let Kept::Served { child, .. } = kept
+                && let Ok(pid) = i32::try_from(child.id())
+            {
+                // It was not waited for yet, so that the number is still its own.
+                let _ = kill(Pid::from_raw(pid), signal);
+            }
+        }
+    }
+}
+
+fn failed(now: Instant, rest: Duration) -> Kept {
+    let until = now.checked_add(rest).unwrap_or(now);
+    Kept::Resting { until, rest: rest.saturating_mul(2).min(LONGEST) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::process::Command;
+
+    use super::*;
+
+    /// Starts what it is told to, and notes for which device.
+    #[derive(Default)]
+    struct Script {
+        program: RefCell<Vec<&'static str>>,
+        started: RefCell<Vec<String>>,
+        elsewhere: Cell<bool>,
+    }
+
+    impl Starter for &Script {
+        fn start(&self, spot: &Spot) -> io::Result<Child> {
+            self.started.borrow_mut().push(spot.name());
+            let program = self.program.borrow();
+            Command::new(program[0]).args(&program[1..]).spawn()
+        }
+
+        fn is_served(&self, _: &Spot) -> bool {
+            self.elsewhere.get()
+        }
+    }
+
+    fn there(number: u32, fresh: bool) -> Standing {
+        let spot = format!("/local/domain/0/backend/vbd3/5/{number}").parse().unwrap();
+        Standing { spot, fresh }
+    }
+
+    fn all_ended(keeper: &mut Keeper<&Script>, now: Instant) {
+        for _ in 0..6000 {
+            keeper.reap(now);
+            if !keeper.has_children() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("a process did not end");
+    }
+
+    #[test]
+    fn each_device_has_one_process_until_that_is_done() {
+        let script = Script::default();
+        *script.program.borrow_mut() = vec!["sleep", "600"];
+        let mut keeper = Keeper::new(&script);
+        let now = Instant::now();
+        for _ in 0..3 {
+            keeper.look(&[there(1, true), there(2, false)], now);
+        }
+        assert_eq!(*script.started.borrow(), ["vbd3-5-1", "vbd3-5-2"]);
+        assert_eq!(keeper.next_look(), None, "nothing is to be done");
+        keeper.end(false);
+        all_ended(&mut keeper, now);
+    }
+
+    #[test]
+    fn one_that_fails_rests_longer_each_time_and_then_no_longer() {
+        let script = Script::default();
+        *script.program.borrow_mut() = vec!["false"];
+        let mut keeper = Keeper::new(&script);
+        let mut now = Instant::now();
+        let mut rests = Vec::new();
+        for _ in 0..12 {
+            keeper.look(&[there(1, false)], now);
+            all_ended(&mut keeper, now);
+            // Too early: nothing is started.
+            keeper.look(&[there(1, false)], now);
+            assert!(!keeper.has_children());
+            let then = keeper.next_look().unwrap();
+            rests.push(then - now);
+            now = then;
+        }
+        assert_eq!(script.started.borrow().len(), 12);
+        assert_eq!(rests[0], SHORTEST);
+        assert!(rests.windows(2).all(|two| two[1] == (two[0] * 2).min(LONGEST)), "{rests:?}");
+        assert_eq!(rests[11], LONGEST);
+        // Having held out, it begins anew.
+        *script.program.borrow_mut() = vec!["false"];
+        keeper.look(&[there(1, false)], now);
+        now += HELD_OUT;
+        all_ended(&mut keeper, now);
+        assert_eq!(keeper.next_look(), Some(now + SHORTEST));
+        // A device that is gone is nobody's any more.
+        keeper.look(&[], now);
+        assert_eq!(keeper.next_look(), None);
+    }
+
+    #[test]
+    fn one_that_is_done_is_started_again_for_a_new_device_only() {
+        let script = Script::default();
+        *script.program.borrow_mut() = vec!["true"];
+        let mut keeper = Keeper::new(&script);
+        let now = Instant::now();
+        keeper.look(&[there(1, true)], now);
+        all_ended(&mut keeper, now);
+        keeper.look(&[there(1, false)], now);
+        assert_eq!(script.started.borrow().len(), 1);
+        assert_eq!(keeper.next_look(), None);
+        keeper.look(&[there(1, true)], now);
+        assert_eq!(script.started.borrow().len(), 2);
+        all_ended(&mut keeper, now);
+    }
+
+    #[test]
+    fn what_is_served_by_others_is_theirs_until_they_end() {
+        let script = Script::default();
+        *script.program.borrow_mut() = vec!["true"];
+        script.elsewhere.set(true);
+        let mut keeper = Keeper::new(&script);
+        let now = Instant::now();
+        keeper.look(&[there(1, false)], now);
+        keeper.look(&[there(1, false)], now);
+        assert!(script.started.borrow().is_empty());
+        assert!(keeper.next_look().is_some(), "their end is told by nobody");
+        script.elsewhere.set(false);
+        keeper.look(&[there(1, false)], now);
+        assert_eq!(script.started.borrow().len(), 1);
+        all_ended(&mut keeper, now);
+    }
+}

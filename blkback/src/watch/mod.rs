@@ -1,0 +1,101 @@
+//! Serving every device that a toolstack makes: a process of its own for each.
+//!
+//! ```text
+//!   store ──> devices ──> keeper ──> blkback --device .../vbd3/5/51712
+//!   (watch)   what stands  who serves    blkback --device .../vbd3/7/51712
+//! ```
+//!
+//! What one guest does to its backend ends that one process. A process that fails is said and
+//! started again, after a while that grows, as long as its device stands. Everything is looked at
+//! anew after each change, and nothing is concluded from how it came to be so: watches coalesce, a
+//! watcher that was restarted finds devices in any state, and those that its predecessor's
+//! processes still serve stay with them.
+//!
+//! Before: the store. After: `device::serve`, in a child. Trust: only our own domain's directories
+//! are read, which toolstacks write; a frontend cannot make us start anything.
+
+pub mod devices;
+pub mod keeper;
+
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use hypervisor::{Error, HostError};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::device::mailbox::Mailbox;
+use crate::device::serve::{Meeting, drain};
+
+pub use devices::{Claim, Devices};
+pub use keeper::{Keeper, Starter};
+
+/// What our watches are registered with.
+const TOKEN: &str = "blkback-watch";
+
+/// What the watcher is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// One of its processes may have ended.
+    Child,
+    /// End: the processes finish what is under way and leave their devices in order. Said once
+    /// more, do not wait for that.
+    Leave,
+}
+
+/// Serves `devices` by `keeper`'s processes until told to end.
+///
+/// # Errors
+///
+/// The store is gone. The processes see that themselves.
+pub fn run<S, T>(
+    store: &S,
+    devices: &Devices,
+    keeper: &mut Keeper<T>,
+    mailbox: &Mailbox<Event>,
+) -> Result<(), Error>
+where
+    S: Meeting,
+    T: Starter,
+{
+    for directory in devices.directories() {
+        store.watch(&directory, TOKEN)?;
+    }
+    let mut leaving = false;
+    loop {
+        keeper.reap(Instant::now());
+        if leaving {
+            if !keeper.has_children() {
+                return Ok(());
+            }
+        } else {
+            let standing = devices.standing(store, |spot| keeper.serves(spot))?;
+            keeper.look(&standing, Instant::now());
+        }
+        let until = if leaving { None } else { keeper.next_look() };
+        let timeout = match until {
+            None => PollTimeout::NONE,
+            Some(then) => {
+                // One more, so as not to wake before it.
+                let left = then.saturating_duration_since(Instant::now()).as_millis();
+                let left = i32::try_from(left.saturating_add(1)).unwrap_or(i32::MAX);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut waited = [
+            PollFd::new(store.as_fd(), PollFlags::POLLIN),
+            PollFd::new(mailbox.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut waited, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(HostError::new("wait for the store", errno as i32).into()),
+        }
+        drain(store)?;
+        for event in mailbox.take() {
+            if event == Event::Leave {
+                keeper.end(leaving);
+                leaving = true;
+            }
+        }
+    }
+}
