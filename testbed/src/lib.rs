@@ -11,3 +11,4 @@ pub mod programs;
 pub mod scene;
 pub mod skip;
 pub mod vm;
+pub mod xen;

@@ -39,27 +39,40 @@ const GUEST: [&str; 3] = ["domkit-hypervisor", "domkit-blkback", "domkit-blkfron
 ///
 /// Cargo's own, which it has printed.
 pub fn build(package: &str, target: &str, how: Build) -> Result<PathBuf> {
-    static BUILT: Mutex<BTreeMap<Build, Products>> = Mutex::new(BTreeMap::new());
-    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let products = match built.entry(how) {
-        Entry::Occupied(products) => products.into_mut(),
-        Entry::Vacant(place) => place.insert(ask_cargo(how)?),
-    };
-    products.get(target).cloned().with_context(|| {
+    all(how)?.remove(target).with_context(|| {
         format!("domkit-{package} has no program or shared library '{target}' for {how:?}")
     })
 }
 
 /// Targets by their names, and where each was put.
-type Products = BTreeMap<String, PathBuf>;
+pub type Products = BTreeMap<String, PathBuf>;
 
-fn ask_cargo(how: Build) -> Result<Products> {
+/// Builds all programs and shared libraries, as [`build`] does.
+///
+/// # Errors
+///
+/// Cargo's own, which it has printed.
+pub fn all(how: Build) -> Result<Products> {
+    static BUILT: Mutex<BTreeMap<Build, Products>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(match built.entry(how) {
+        Entry::Occupied(products) => products.get().clone(),
+        Entry::Vacant(place) => place.insert(ask_cargo(how)?).clone(),
+    })
+}
+
+fn cargo(verb: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(workspace())
-        .args(["build", "--quiet", "--message-format=json-render-diagnostics"])
+        .args([verb, "--quiet", "--message-format=json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
+    cargo
+}
+
+fn ask_cargo(how: Build) -> Result<Products> {
+    let mut cargo = cargo("build");
     match how {
         Build::Tests => {
             cargo.arg("--workspace");
@@ -68,14 +81,38 @@ fn ask_cargo(how: Build) -> Result<Products> {
             cargo.args(["--workspace", "--release"]);
         }
         Build::Static => {
-            // A target of its own keeps the flag away from build scripts and from the other builds.
-            cargo
-                .args(GUEST.iter().flat_map(|package| ["--package", package]))
-                .args(["--release", "--target", "x86_64-unknown-linux-gnu"])
-                .args(["--target-dir".into(), workspace().join("target/static")])
-                .env("RUSTFLAGS", "-C target-feature=+crt-static");
+            cargo.args(GUEST.iter().flat_map(|package| ["--package", package]));
+            statically(&mut cargo);
         }
     }
+    products(cargo, how)
+}
+
+/// Lets cargo build programs that need no shared library.
+fn statically(cargo: &mut Command) {
+    // A target of its own keeps the flag away from build scripts and from the other builds.
+    cargo
+        .args(["--release", "--target", "x86_64-unknown-linux-gnu"])
+        .args(["--target-dir".into(), workspace().join("target/static")])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+}
+
+/// Builds the test program `test` of `package` (without its prefix) so that it runs anywhere.
+///
+/// # Errors
+///
+/// Cargo's own, which it has printed, or there is no such test.
+pub fn static_test(package: &str, test: &str) -> Result<PathBuf> {
+    let package = format!("domkit-{package}");
+    let mut cargo = cargo("test");
+    cargo.args(["--no-run", "--package", &package, "--test", test]);
+    statically(&mut cargo);
+    products(cargo, Build::Static)?
+        .remove(test)
+        .with_context(|| format!("{package} has no test '{test}'"))
+}
+
+fn products(mut cargo: Command, how: Build) -> Result<Products> {
     let output = cargo.output().context("run cargo")?;
     if !output.status.success() {
         bail!("cargo could not build the programs ({how:?}): {}", output.status);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
+const LINK: u32 = 0o120_000;
 const CHARACTERS: u32 = 0o020_000;
 
 /// An archive in the making.
@@ -64,6 +65,12 @@ impl Archive {
         }
         self.entry(&Entry { path, mode: FILE | mode, device: (0, 0), content });
         Ok(())
+    }
+
+    /// Adds a symbolic link that says `target`.
+    pub fn link(&mut self, path: &str, target: &str) {
+        let content = target.as_bytes();
+        self.entry(&Entry { path, mode: LINK | 0o777, device: (0, 0), content });
     }
 
     /// Adds a character device.

@@ -43,7 +43,12 @@ impl Kernel {
         Self::within(&folder)
     }
 
-    fn within(folder: &Path) -> Result<Self> {
+    /// The kernel and its modules within `folder`, where its package was unpacked.
+    ///
+    /// # Errors
+    ///
+    /// It is not there.
+    pub fn within(folder: &Path) -> Result<Self> {
         let image = only(&folder.join("boot"), "vmlinuz-")?;
         let modules = ["lib/modules", "usr/lib/modules"]
             .map(|path| folder.join(path))
@@ -57,6 +62,16 @@ impl Kernel {
     #[must_use]
     pub fn image(&self) -> &Path {
         &self.image
+    }
+
+    /// Its version, such as `6.1.0-37-amd64`.
+    ///
+    /// # Errors
+    ///
+    /// The folder of its modules is not named so.
+    pub fn version(&self) -> Result<&str> {
+        let name = self.modules.file_name().and_then(|name| name.to_str());
+        name.context("the kernel's modules lie in no folder of its version")
     }
 
     /// The files of `modules` and of all that they need, each after what it needs.

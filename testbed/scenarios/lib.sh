@@ -1,0 +1,207 @@
+# shellcheck shell=bash
+# The verbs of scenarios, for bash in Dom0. A scenario runs with `set -eEu -o pipefail`: a command that
+# fails ends it, with its line.
+#
+#   say TEXT...                       progress, for the one who watches
+#   fail TEXT...                      ends the scenario as failed
+#   expect WHAT ACTUAL WANTED         fails unless they are equal
+#   expect_has WHAT TEXT PART         fails unless PART is somewhere in TEXT
+#   wait_for SECONDS CONDITION        until the shell command CONDITION holds
+#   guest_start NAME pv|pvh [OPTION...] [DISK...]    a guest, until it answers; DISK as xl(1) has it
+#        --memory MIB (512)  --vcpus N (1)  --root DEVICE (boot from it)  --append TEXT (kernel command line)
+#        --config LINE (of the xl configuration)  --without MODULE (not loaded at start)
+#   guest_ready NAME                  waits until it answers, say after a reboot
+#   guest_run NAME COMMANDS           runs them in the guest (bash); prints what they printed, has their status
+#   guest_spawn NAME TAG COMMANDS     the same, without waiting
+#   guest_join NAME TAG               waits for those; prints and has their status
+#   guest_log NAME                    the guest's kernel log
+#   guest_stop NAME                   shuts it down and waits
+#   guest_destroy NAME                ends it at once
+#   image NAME SIZE                   makes a sparse image in /work; prints its path
+#   allocated FILE                    bytes that a file occupies
+#   power_cut                         the host ends the whole machine now; the next stage boots
+#
+# STAGE says which stage this is, /work is the disk that stays over stages, /logs is kept by the host,
+# /bed/bin has the project's programs, /bed/tests its test programs. GUEST_LIMIT (seconds) bounds guest_run.
+
+GUEST_LIMIT=${GUEST_LIMIT:-300}
+
+# What is said is said to the one who watches, also within $(...).
+exec 3>&1
+say() { echo "$*" >&3; }
+fail() {
+    trap - ERR
+    echo "FAILED: $*" >&3
+    # A subshell's exit would end only that.
+    kill -TERM $$ 2>/dev/null
+    exit 1
+}
+trap 'exit 1' TERM
+trap 'echo "FAILED: line $LINENO of ${BASH_SOURCE[0]##*/}: $BASH_COMMAND" >&3' ERR
+
+expect() { [ "$2" = "$3" ] || fail "$1: '$2', not '$3'"; }
+expect_has() { [[ $2 == *"$3"* ]] || fail "$1: no '$3' in: $2"; }
+
+wait_for() {
+    local deadline=$((SECONDS + $1)) condition=$2
+    until eval "$condition"; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "after $1 s still not: $condition"
+        sleep 0.2
+    done
+}
+
+image() {
+    truncate -s "$2" "/work/$1"
+    echo "/work/$1"
+}
+allocated() { echo $(($(stat -c '%b * %B' "$1"))); }
+
+power_cut() {
+    echo
+    echo "@bed power-cut"
+    while :; do sleep 60; done
+}
+
+guest_start() {
+    local name=$1 type=$2 memory=512 vcpus=1 append='' root='' config=() disks=() without=()
+    shift 2
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --memory) memory=$2 && shift ;;
+        --vcpus) vcpus=$2 && shift ;;
+        --root) root=$2 && shift ;;
+        --append) append=$2 && shift ;;
+        --config) config+=("$2") && shift ;;
+        --without) without+=("$2") && shift ;;
+        -*) fail "guest_start: no option $1" ;;
+        *) disks+=("$1") ;;
+        esac
+        shift
+    done
+    local without_list
+    without_list=$(IFS=,; echo "${without[*]-}")
+    [ -e /run/bed/guest.cpio ] || {
+        cat /boot/guest.cpio /bed/guest.cpio >/run/bed/guest.cpio.new
+        mv /run/bed/guest.cpio.new /run/bed/guest.cpio
+    }
+    {
+        echo "name = '$name'"
+        echo "type = '$type'"
+        echo "kernel = '/boot/vmlinuz'"
+        echo "ramdisk = '/run/bed/guest.cpio'"
+        echo "extra = 'console=hvc0 quiet panic=1 bed.name=$name bed.root=$root bed.without=$without_list $append'"
+        echo "memory = $memory"
+        echo "vcpus = $vcpus"
+        echo "disk = ["
+        [ ${#disks[@]} -eq 0 ] || printf '  "%s",\n' "${disks[@]}"
+        echo "]"
+        [ ${#config[@]} -eq 0 ] || printf '%s\n' "${config[@]}"
+    } >"/run/bed/$name.cfg"
+    cp "/run/bed/$name.cfg" "/logs/xen/$name.cfg"
+    xl create -q "/run/bed/$name.cfg" || fail "xl create $name: $(tail -n 5 "/var/log/xen/xl-$name.log" 2>/dev/null)"
+    guest_ready "$name"
+}
+
+# The guest's console, as a terminal here.
+_guest_tty() {
+    local id
+    id=$(xl domid "$1" 2>/dev/null) || return 1
+    xenstore-read "/local/domain/$id/console/tty" 2>/dev/null
+}
+
+guest_ready() {
+    local name=$1 tty='' line deadline=$((SECONDS + GUEST_LIMIT))
+    until tty=$(_guest_tty "$name") && [ -c "$tty" ]; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "guest $name has no console"
+        sleep 0.2
+    done
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        if IFS= read -r -t 5 line <"$tty"; then
+            [[ $line == *"@ready"* ]] && return 0
+        elif ! [ -c "$tty" ]; then
+            break
+        fi
+    done
+    fail "guest $name did not come up; its console: $(tail -n 15 "/var/log/xen/console/guest-$name.log" 2>/dev/null)"
+}
+
+guest_run() {
+    local name=$1 status=0
+    shift
+    (
+        flock 9
+        _guest_talk "$name" "$*"
+    ) 9>"/run/bed/$name.talk" || status=$?
+    return "$status"
+}
+
+# Sends commands as lines of base64 and reads the answer, which has a checksum: the guest's kernel writes to
+# the same console.
+_guest_talk() {
+    local name=$1 tty id try line text sum code='' deadline
+    tty=$(_guest_tty "$name") || fail "guest_run: there is no guest $name"
+    id=$BASHPID.$RANDOM
+    exec 8<>"$tty"
+    printf '%s' "$2" | base64 -w 512 | while IFS= read -r line || [ -n "$line" ]; do
+        printf '+ %s %s\n' "$id" "$line" >&8
+    done
+    printf '! %s\n' "$id" >&8
+    deadline=$((SECONDS + GUEST_LIMIT))
+    for try in 1 2 3 4 5; do
+        text=''
+        while :; do
+            [ "$SECONDS" -lt "$deadline" ] || fail "guest $name: no answer in $GUEST_LIMIT s to: $2"
+            line=''
+            if IFS= read -r -t 5 line <&8; then
+                line=${line%$'\r'}
+            else
+                [ $? -gt 128 ] && [ -c "$tty" ] && continue
+                fail "guest $name went away during: $2"
+            fi
+            case $line in
+            "@$id:"*) text+=${line#*:} ;;
+            "@$id="*)
+                read -r code sum <<<"${line#*=}"
+                break
+                ;;
+            esac
+        done
+        if [ "$(printf '%s' "$text" | cksum | tr ' ' -)" = "$sum" ]; then
+            printf '%s' "$text" | base64 -d
+            exec 8>&-
+            return "$code"
+        fi
+        [ "$try" -lt 5 ] && printf '? %s\n' "$id" >&8
+    done
+    fail "guest $name: its answer was garbled five times"
+}
+
+guest_spawn() {
+    local name=$1 tag=$2
+    shift 2
+    guest_run "$name" "cat >/run/bed/$tag.sh <<'END_OF_SPAWN'
+$*
+END_OF_SPAWN
+rm -f /run/bed/$tag.status
+(bash /run/bed/$tag.sh >/run/bed/$tag.log 2>&1; echo \$? >/run/bed/$tag.status) </dev/null >/dev/null 2>&1 &"
+}
+
+guest_join() {
+    local name=$1 tag=$2 deadline=$((SECONDS + GUEST_LIMIT))
+    until guest_run "$name" "test -e /run/bed/$tag.status"; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "guest $name: $tag did not end in $GUEST_LIMIT s"
+        sleep 1
+    done
+    guest_run "$name" "cat /run/bed/$tag.log; exit \$(cat /run/bed/$tag.status)"
+}
+
+guest_log() { guest_run "$1" dmesg; }
+
+guest_stop() {
+    guest_run "$1" '(sleep 0.3; poweroff -f) >/dev/null 2>&1 &' || true
+    wait_for 120 "! xl domid $1 >/dev/null 2>&1"
+}
+guest_destroy() {
+    xl destroy "$1"
+    wait_for 60 "! xl domid $1 >/dev/null 2>&1"
+}
