@@ -21,7 +21,9 @@ Examples:
 
 Environment:
   DOMKIT_RUN         the folder in which the hypervisor is found (see --place)
-  DOMKIT_HYPERVISOR  `embedded` makes `create` use it even on a machine that runs on Xen";
+  DOMKIT_HYPERVISOR  `embedded` uses it even on a machine that runs on Xen; so does --place
+
+On Xen, `list` and `info` show what there is, and the other commands name xl's that do it.";
 
 /// Run domkit's embedded hypervisor, and control its domains
 ///
@@ -62,6 +64,9 @@ pub(crate) enum Command {
     #[command(visible_alias = "ls")]
     List(Output),
     /// Show what the hypervisor has, and what it cannot enforce
+    ///
+    /// On Xen: its version, this domain's number, limits of the kernel's Xen devices, and which of
+    /// them are missing and what loads them.
     Info(Output),
     /// Stop all processes of a domain
     Pause {

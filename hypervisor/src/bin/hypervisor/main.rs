@@ -1,4 +1,5 @@
-//! The tool `hypervisor`: runs the embedded hypervisor, and controls domains as xl does.
+//! The tool `hypervisor`: runs the embedded hypervisor, and controls domains as xl does. On Xen it
+//! shows what there is.
 //!
 //! Exit status: 0 done, 1 not done, 2 not understood, 3 another hypervisor runs in the same folder
 //! (`run` only).
@@ -7,6 +8,7 @@ mod amount;
 mod args;
 mod control;
 mod create;
+mod on_xen;
 mod pages;
 mod run;
 mod show;
@@ -16,14 +18,30 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use hypervisor::embedded::Place;
+use hypervisor::find::{self, Kind};
 
 use args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();
     log_to_stderr();
+    done(args).unwrap_or_else(|error| {
+        eprintln!("hypervisor: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn done(args: Args) -> anyhow::Result<ExitCode> {
+    let asks = !matches!(
+        args.command,
+        Command::Run(_) | Command::Completions { .. } | Command::Man { .. }
+    );
+    // A folder is an embedded hypervisor's.
+    if asks && args.place.is_none() && find::kind()? == Kind::Xen {
+        return on_xen::run(&args.command);
+    }
     let place = args.place.map_or_else(Place::standard, Place::at);
-    let done = match args.command {
+    match args.command {
         Command::Run(options) => run::run(place, &options),
         Command::Create(options) => create::create(&place, &options),
         Command::List(output) => control::list(&place, output),
@@ -35,11 +53,7 @@ fn main() -> ExitCode {
         Command::Sched(options) => control::sched(&place, &options),
         Command::Completions { shell } => pages::completions(shell),
         Command::Man { folder } => pages::man(folder.as_deref()),
-    };
-    done.unwrap_or_else(|error| {
-        eprintln!("hypervisor: {error:#}");
-        ExitCode::FAILURE
-    })
+    }
 }
 
 /// What is to be known but is no result goes to standard error; `RUST_LOG` says how much of it.

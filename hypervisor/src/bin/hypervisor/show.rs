@@ -58,7 +58,8 @@ pub(crate) fn table(domains: &[DomainInfo]) -> String {
     text
 }
 
-fn row([name, id, memory, vcpus, state, time]: [&str; 6]) -> String {
+/// One line in those columns.
+pub(crate) fn row([name, id, memory, vcpus, state, time]: [&str; 6]) -> String {
     let mut line = String::new();
     // Writing to a string does not fail.
     let _ = writeln!(line, "{name:<32} {id:>5} {memory:>7} {vcpus:>5}  {state:<6} {time:>9}");
@@ -66,7 +67,7 @@ fn row([name, id, memory, vcpus, state, time]: [&str; 6]) -> String {
 }
 
 /// MiB, with a fraction only where there is one.
-fn mebibytes(kib: u64) -> String {
+pub(crate) fn mebibytes(kib: u64) -> String {
     if kib.is_multiple_of(1024) {
         kib.div_euclid(1024).to_string()
     } else {
