@@ -34,6 +34,9 @@ const WORK_BYTES: u64 = 32 << 30;
 /// How long Xen and Dom0 may take to come up.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
+/// How a scenario's line begins that says why it fails (`fail` of lib.sh).
+const FAILED: &str = "FAILED: ";
+
 /// How a scenario ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -85,7 +88,7 @@ impl Place {
         guest.file("bed-agent", 0o755, include_bytes!("../../guest/agent"))?;
         for (name, program) in programs::all(Build::Static)? {
             fs::copy(&program, shared.join("bin").join(&name))?;
-            guest.file(&format!("usr/bin/{name}"), 0o755, &fs::read(&program)?)?;
+            guest.file(&format!("usr/bin/{name}"), 0o755, &self.small(&program)?)?;
         }
         for test in tests {
             let (package, name) =
@@ -94,6 +97,22 @@ impl Place {
             fs::copy(&program, shared.join("tests").join(name))?;
         }
         guest.write(File::create(shared.join("guest.cpio"))?)
+    }
+}
+
+impl Place {
+    /// A program without what only a debugger reads, if that can be taken off here: every guest
+    /// holds it in memory.
+    fn small(&self, program: &Path) -> Result<Vec<u8>> {
+        let stripped = self.folder.join("stripped");
+        let strip = Command::new("strip")
+            .args(["--strip-debug", "-o"])
+            .args([stripped.as_path(), program])
+            .stdin(Stdio::null())
+            .status();
+        let made = strip.is_ok_and(|status| status.success());
+        let from = if made { stripped.as_path() } else { program };
+        fs::read(from).with_context(|| format!("read {}", from.display()))
     }
 }
 
@@ -186,7 +205,7 @@ fn one_stage(mut qemu: Command, deadline: Instant, say: &mut dyn FnMut(&str)) ->
                 Some(word) if word.starts_with("ended ") => {
                     return Ok(match word {
                         "ended 0" => Verdict::Passed,
-                        _ => Verdict::Failed(last),
+                        _ => Verdict::Failed(last.trim_start_matches(FAILED).into()),
                     });
                 }
                 Some(word) => {
@@ -196,7 +215,10 @@ fn one_stage(mut qemu: Command, deadline: Instant, say: &mut dyn FnMut(&str)) ->
                 None if line.is_empty() => {}
                 None => {
                     say(&line);
-                    last = line;
+                    // What failed first is the reason; what follows is its echo.
+                    if !last.starts_with(FAILED) {
+                        last = line;
+                    }
                 }
             },
             Err(RecvTimeoutError::Timeout) if up => {
