@@ -96,6 +96,14 @@ impl<P: Protocol, M: Words> Front<P, M> {
         self.pushed.since(self.taken)
     }
 
+    /// How far responses were taken: the position of the next one. Where a backend answers in order,
+    /// that is the position which [`Self::push`] gave for the request it answers.
+    #[must_use]
+    #[inline]
+    pub fn taken(&self) -> RingIndex {
+        self.taken
+    }
+
     /// Writes a request into the next free slot. The backend does not see it before
     /// [`Self::publish`].
     ///
