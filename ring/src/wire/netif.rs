@@ -8,6 +8,9 @@
 //! the one or the other by whoever follows the chain. On [`Control`] the guest says how to spread
 //! packets over its queues.
 //!
+//! A frontend makes transmit chains with [`split`], which a backend follows with [`gather`]; a backend
+//! makes receive chains with [`fit`], which a frontend follows with [`collect`].
+//!
 //! What a slot claims is as yet unchecked when it leaves here. Integers are little-endian. Units:
 //! bytes.
 //!
@@ -15,10 +18,15 @@
 //! it is in Linux's copy of that header (`include/xen/interface/io/netif.h`, v5.9), and so are the
 //! keys that go with it.
 
+pub mod chain;
+pub mod collect;
 pub mod control;
 pub mod extra;
+pub mod fit;
+pub mod gather;
 pub mod keys;
 pub mod rx;
+pub mod split;
 pub mod tx;
 
 use core::fmt;
@@ -30,6 +38,10 @@ pub const SLOTS_MIN: usize = 18;
 
 /// `XEN_NETIF_MAX_TX_SIZE`: bytes of the largest packet.
 pub const MAX_TX_SIZE: usize = 0xFFFF;
+
+/// Bytes of the largest packet that a guest can be given: the largest that IP has, behind an Ethernet
+/// header with two VLAN tags. Received packets have no field for the whole's size to fit.
+pub const MAX_RX_SIZE: usize = 65_535 + ETHERNET_HEADER + 8;
 
 /// Bytes of an Ethernet header, which is the least that a packet has.
 pub const ETHERNET_HEADER: usize = 14;
