@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
@@ -53,11 +53,13 @@ pub struct Options {
     pub cpus: u32,
     /// How they are emulated.
     pub threads: Threads,
+    /// Where the static programs lie that go into it; without, they are built.
+    pub programs: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kvm: false, memory_mib: 4096, cpus: 2, threads: Threads::Multi }
+        Self { kvm: false, memory_mib: 4096, cpus: 2, threads: Threads::Multi, programs: None }
     }
 }
 

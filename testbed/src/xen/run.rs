@@ -13,20 +13,20 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::bed::Bed;
 use super::boot::{self, Options};
 use super::cache;
 use super::scenario::Scenario;
-use crate::programs::{self, Build, workspace};
+use crate::programs::{self, Build, Products, workspace};
 use crate::vm::Archive;
 
 /// The work disk: sparse, made anew for each run, kept over its stages.
@@ -75,7 +75,7 @@ impl Place {
     }
 
     /// Fills the folder that Dom0 sees as /bed.
-    fn share(&self, tests: &[String]) -> Result<()> {
+    fn share(&self, programs: Option<&Path>, tests: &[String]) -> Result<()> {
         let shared = self.folder.join("bed");
         for folder in ["dom0", "scenarios", "bin", "tests"] {
             fs::create_dir_all(shared.join(folder))?;
@@ -86,7 +86,11 @@ impl Place {
         let mut guest = Archive::new();
         guest.file("init", 0o755, include_bytes!("../../guest/init"))?;
         guest.file("bed-agent", 0o755, include_bytes!("../../guest/agent"))?;
-        for (name, program) in programs::all(Build::Static)? {
+        let programs = match programs {
+            Some(folder) => programs_in(folder)?,
+            None => programs::all(Build::Static)?,
+        };
+        for (name, program) in programs {
             fs::copy(&program, shared.join("bin").join(&name))?;
             guest.file(&format!("usr/bin/{name}"), 0o755, &self.small(&program)?)?;
         }
@@ -125,6 +129,20 @@ impl Drop for Place {
     }
 }
 
+/// The programs that lie in `folder`, by their names.
+fn programs_in(folder: &Path) -> Result<Products> {
+    let mut programs = Products::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("look into {}", folder.display()))? {
+        let path = entry?.path();
+        let runs = path.metadata().is_ok_and(|about| about.is_file() && about.mode() & 0o111 != 0);
+        if let (true, Some(name)) = (runs, path.file_name().and_then(|name| name.to_str())) {
+            programs.insert(name.to_owned(), path.clone());
+        }
+    }
+    ensure!(!programs.is_empty(), "{} holds no program", folder.display());
+    Ok(programs)
+}
+
 fn copy_all(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("look into {}", from.display()))? {
         let path = entry?.path();
@@ -148,7 +166,7 @@ pub fn run(
     progress: &mut dyn FnMut(&str),
 ) -> Result<(Verdict, PathBuf)> {
     let place = Place::new(&scenario.name, bed, keep)?;
-    place.share(&scenario.tests)?;
+    place.share(options.programs.as_deref(), &scenario.tests)?;
     let name = "scenario.sh";
     fs::copy(&scenario.file, place.folder.join("bed").join(name))?;
     let mut log = File::create(place.logs.join("progress.log"))?;
@@ -255,7 +273,7 @@ fn forward(from: Option<impl std::io::Read>, prefix: &str, to: &mpsc::Sender<Str
 /// Something is missing, or this is no terminal.
 pub fn shell(bed: &Bed, options: &Options, keep: bool) -> Result<PathBuf> {
     let place = Place::new("shell", bed, keep)?;
-    place.share(&[])?;
+    place.share(options.programs.as_deref(), &[])?;
     let size = succeed_here("stty", &["size"]).context("a shell needs a terminal")?;
     let (rows, columns) = size.trim().split_once(' ').context("the terminal has no size")?;
     let term = std::env::var("TERM").unwrap_or_else(|_| "linux".into());

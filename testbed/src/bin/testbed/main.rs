@@ -33,7 +33,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Run(run) => return scenarios(&run),
         Command::Shell { machine, keep, command: None } => {
-            let logs = xen::shell(&ready()?, &machine.options(None), keep)?;
+            let logs = xen::shell(&ready(&machine)?, &machine.options(None), keep)?;
             eprintln!("logs: {}", logs.display());
         }
         Command::Shell { machine, keep, command: Some(command) } => {
@@ -50,10 +50,12 @@ fn dispatch(command: Command) -> Result<ExitCode> {
 }
 
 /// The bed, and the programs that go into it.
-fn ready() -> Result<Bed> {
+fn ready(machine: &Machine) -> Result<Bed> {
     let bed = prepare(false)?;
-    eprintln!("testbed: building the project's programs");
-    programs::all(Build::Static)?;
+    if machine.programs.is_none() {
+        eprintln!("testbed: building the project's programs");
+        programs::all(Build::Static)?;
+    }
     Ok(bed)
 }
 
@@ -88,7 +90,7 @@ fn scenarios(run: &Run) -> Result<ExitCode> {
     if wanted.is_empty() {
         bail!("name a scenario (see 'testbed list'), or give --ci or --script FILE");
     }
-    let bed = ready()?;
+    let bed = ready(&run.machine)?;
     let mut failed = 0_u32;
     let several = wanted.len() > 1;
     for scenario in wanted {
@@ -129,6 +131,6 @@ fn commands(machine: &Machine, keep: bool, commands: &str) -> Result<ExitCode> {
     let file = folder.path().join("shell.sh");
     std::fs::write(&file, commands)?;
     let scenario = Scenario::of_script(Path::new(&file))?;
-    let passed = one(&ready()?, scenario, machine, keep)?;
+    let passed = one(&ready(machine)?, scenario, machine, keep)?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -97,6 +97,9 @@ pub(crate) struct Machine {
     /// [default: multi, or the scenario's].
     #[arg(long, value_name = "HOW")]
     thread: Option<Threads>,
+    /// Take the project's programs, static ones, from this folder instead of building them.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) programs: Option<PathBuf>,
     /// Seconds after which a scenario has failed [default: 900, or the scenario's].
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
@@ -108,6 +111,7 @@ impl Machine {
         let mut options = Options::default();
         options.kvm = self.kvm;
         options.cpus = self.cpus;
+        options.programs = self.programs.clone();
         if let Some(memory) = self.memory.or(scenario.map(|scenario| scenario.memory_mib)) {
             options.memory_mib = memory;
         }
