@@ -150,6 +150,17 @@ fn across(packet: &[u8], offload: Offload, takes: &Takes) -> (Vec<u8>, Offload) 
     (bytes, said)
 }
 
+/// No more is said to follow where a page is just full.
+#[test]
+fn whole_pages_are_the_last_ones_as_well() {
+    for (size, headroom, slots) in [(4096, 0, 1), (8192, 0, 2), (3840, 256, 2), (7680, 256, 3)] {
+        let takes = Takes { headroom, ..ALL };
+        let packet = vec![7; size];
+        assert_eq!(Fit::new(size, Offload::default(), &takes).unwrap().slots(), slots);
+        assert_eq!(across(&packet, Offload::default(), &takes), (packet, Offload::default()));
+    }
+}
+
 proptest! {
     #[test]
     fn what_fits_is_collected(
