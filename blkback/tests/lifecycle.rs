@@ -14,7 +14,7 @@ use blkback::device::backend::{History, Settled};
 use blkback::device::mailbox::Slot;
 use blkback::device::serve::{Board, Message};
 use blkback::device::toolstack::Order;
-use blkback::device::{Disks, Ended, Mailbox, Plan, Policy, Serving, Wanted};
+use blkback::device::{Disks, Ended, Mailbox, Manner, Plan, Policy, Serving, Wanted};
 use blkback::engine::Medium;
 use blkback::engine::memory::Disk;
 use hypervisor::embedded::{Domain, EventChannel, Pages};
@@ -60,9 +60,11 @@ impl Backend {
             me: id,
             wanted: wanted.parse::<Wanted>().unwrap(),
             order: Order {
+                kind: "vbd",
                 vdev: "xvda".parse().unwrap(),
                 params: "memory".into(),
                 read_only: false,
+                manner: Manner::default(),
             },
             offer: Offer { queues: 4, ring_page_order: 4, persistent: true },
         };

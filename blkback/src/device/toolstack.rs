@@ -1,29 +1,35 @@
 //! Making and removing the device's directories, as a toolstack does.
 //!
-//! On Xen that is `xl`'s work and needs the control domain's rights in the store; here the daemon
-//! does it itself, over a connection that has them.
+//! That needs the control domain's rights in the store, as `xl` has them: the daemon does it over a
+//! connection that has them. Toolstacks know nothing of such a device, and nobody but us removes it.
 
 use hypervisor::store::{Store, StoreError, Transaction, Transactions};
 use hypervisor::xenbus::{Keys, Pair, State};
 use hypervisor::{ConfigError, DomId, Error};
 
 use crate::device::guest::{Guest, lives};
+use crate::device::queues::Manner;
 use crate::vdev::Vdev;
 
-/// The kind of device that this backend serves.
-const KIND: &str = "vbd";
+/// Marks the directory of a device that its backend made itself: who watches for others' devices
+/// leaves it alone.
+pub const OWN: &str = "domkit-own";
 /// The longest path of a backend's directory.
 const LONGEST_PATH: usize = 512;
 
 /// What is written for a device beside what every device has.
 #[derive(Clone, Debug)]
 pub struct Order {
+    /// The kind of backend in the device's path: `vbd`, or `vbd3` where `vbd` is the kernel's.
+    pub kind: &'static str,
     /// The disk's place in the guest.
     pub vdev: Vdev,
     /// The image's path.
     pub params: String,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// What the disk is to look like.
+    pub manner: Manner,
 }
 
 /// Makes the device for `guest`, served by `me`. A device there whose backend died is taken over:
@@ -37,16 +43,17 @@ where
     S: Transactions + ?Sized,
 {
     let number = order.vdev.number();
-    let pair = Pair::new(KIND, number, guest.id, me);
+    let pair = Pair::new(order.kind, number, guest.id, me);
     if let Some(other) = other_backend(store, &pair)? {
         let problem = format!(
             "domain {other} serves a disk of that name to {guest} already; choose another name"
         );
         return Err(ConfigError::new("--vdev", order.vdev, problem).into());
     }
+    let device = if order.manner.cdrom { "cdrom" } else { "disk" };
     let front = [
         ("virtual-device", number.to_string()),
-        ("device-type", "disk".to_owned()),
+        ("device-type", device.to_owned()),
         ("handle", number.to_string()),
     ];
     let back = [
@@ -54,8 +61,10 @@ where
         ("mode", if order.read_only { "r" } else { "w" }.to_owned()),
         ("type", "file".to_owned()),
         ("dev", order.vdev.to_string()),
-        ("removable", "0".to_owned()),
+        ("device-type", device.to_owned()),
+        ("removable", u8::from(order.manner.removable).to_string()),
         ("bootable", "1".to_owned()),
+        (OWN, "1".to_owned()),
     ];
     pair.create(store, &front, &back)?;
     Ok(pair)

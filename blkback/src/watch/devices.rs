@@ -15,6 +15,7 @@ use hypervisor::{DomId, Error};
 
 use crate::device::adopt::{Adopted, Spot};
 use crate::device::hotplug::Hotplug;
+use crate::device::toolstack::OWN;
 
 /// The most devices of one kind that are looked for: what is beyond cannot be a machine's.
 const MOST: usize = 1 << 16;
@@ -103,6 +104,9 @@ impl Devices {
     where
         S: Store + ?Sized,
     {
+        if has(store, &format!("{spot}/{OWN}"))? {
+            return Ok(false);
+        }
         let device = match Adopted::find(store, spot) {
             Ok(Some(device)) => device,
             Ok(None) => return Ok(false),

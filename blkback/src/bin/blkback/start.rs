@@ -51,7 +51,9 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
     let (medium, image) = open(options, queues)?;
     let found = find::hypervisor()?;
     say(options, &found.how(), &json!({ "hypervisor": found.how() }));
-    let ground = Ground { signals, queues, medium, image };
+    // On Xen, the kernel's own backend takes every device of kind vbd where it is loaded.
+    let kind = if matches!(found, Found::Xen(_)) { "vbd3" } else { "vbd" };
+    let ground = Ground { signals, queues, medium, image, kind };
     match found {
         Found::Xen(domain) => serve(options, ground, &domain, &Place::standard()),
         Found::Embedded(found) => {
@@ -69,11 +71,13 @@ struct Ground {
     queues: u16,
     medium: Medium,
     image: Option<Image>,
+    /// The kind of backend in the device's path.
+    kind: &'static str,
 }
 
 /// Serves as `domain`; control sockets are at `place`.
 fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) -> Result<()> {
-    let Ground { signals, queues, medium, image } = ground;
+    let Ground { signals, queues, medium, image, kind } = ground;
     let control = domain.open_control_store()?;
     let wanted = options.domain.clone().unwrap_or_else(|| Wanted::Name(GUEST.to_owned()));
     if let Wanted::Id(_) = wanted {
@@ -86,9 +90,11 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
         me: domain.id(),
         wanted: wanted.clone(),
         order: Order {
+            kind,
             vdev: options.vdev,
             params: name(options, &disks),
             read_only: options.readonly || options.cdrom,
+            manner: policy.manner,
         },
         offer: offer(options, queues),
     };
