@@ -17,7 +17,7 @@ use crate::control::message::{Counters, Ring};
 use crate::device::{Platform, Running, Service, Waker};
 use crate::engine::Medium;
 use crate::image::Image;
-use crate::policy::acquire::Reach;
+use crate::policy::acquire::{Mapping, Reach};
 use crate::policy::polling::Waiting;
 use crate::queue::{self, Command, Ended, Handle, Parts, Serving};
 use crate::stats::{Snapshot, Stats};
@@ -73,6 +73,8 @@ pub struct Policy {
     pub waiting: Waiting,
     /// How guest pages are reached; by the frontend's features where nothing is said.
     pub reach: Option<Reach>,
+    /// What it costs to map them for a single request.
+    pub mapping: Mapping,
     /// What the disk is to look like.
     pub manner: Manner,
 }
@@ -93,6 +95,7 @@ impl Disks {
         serving.limits = Limits::new(policy.iops, policy.bytes);
         serving.waiting = policy.waiting;
         serving.reach = policy.reach;
+        serving.mapping = policy.mapping;
         let manner = policy.manner;
         Self { medium, manner, image, serving: Arc::new(serving), counted: Arc::default() }
     }

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::durability::Standing;
-use crate::policy::acquire::Reach;
+use crate::policy::acquire::{Mapping, Reach};
 use crate::policy::polling::Waiting;
 use crate::throttle::Limits;
 use crate::validate::Rules;
@@ -31,6 +31,8 @@ pub struct Serving {
     pub standing: Standing,
     /// How guest pages are reached; by the frontend's features where nothing is said.
     pub reach: Option<Reach>,
+    /// What it costs to map them for a single request.
+    pub mapping: Mapping,
     /// How queues wait for work.
     pub waiting: Waiting,
     /// How long a queue keeps mapped, or allocated, what an idle guest does not use.
@@ -47,6 +49,7 @@ impl Serving {
             limits: Limits::default(),
             standing: Standing::default(),
             reach: None,
+            mapping: Mapping::default(),
             waiting: Waiting::default(),
             idle: Duration::from_secs(10),
         }

@@ -147,7 +147,7 @@ where
         Ok(requests) => requests,
         Err(fault) => return Ended::Fault(fault),
     };
-    let how = serving.reach.unwrap_or(Reach::for_frontend(features.persistent));
+    let how = serving.reach.unwrap_or(Reach::for_frontend(features.persistent, serving.mapping));
     let memory = Grants::new(domain, peer, how);
     let parts = (requests, memory, engine, link.channel);
     Queue::new(parts, features.indirect_segments, serving, control, stats).run()

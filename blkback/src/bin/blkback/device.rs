@@ -14,6 +14,7 @@ use blkback::device::serve::Message;
 use blkback::device::{Adopted, DeviceDesk, Disks, Mailbox, Serving, Spot, guest, standby};
 use blkback::engine::{Choice, Medium};
 use blkback::image::{Image, Options};
+use blkback::policy::acquire::Mapping;
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
@@ -40,18 +41,18 @@ pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<()> {
         Found::Xen(domain) => {
             let place = Place::standard();
             place.prepare()?;
-            serve(options, spot, &domain, place.folder(), mailbox)
+            serve(options, (spot, Mapping::Dear), &domain, place.folder(), mailbox)
         }
         Found::Embedded(found) => {
             let domain = found.join(&DomainSpec::new(spot.name()))?;
-            serve(options, spot, &domain, found.place().folder(), mailbox)
+            serve(options, (spot, Mapping::Cheap), &domain, found.place().folder(), mailbox)
         }
     }
 }
 
 fn serve<D: Domain>(
     options: &Serve,
-    spot: &Spot,
+    (spot, mapping): (&Spot, Mapping),
     domain: &D,
     folder: &Path,
     mailbox: Mailbox<Message>,
@@ -92,7 +93,7 @@ fn serve<D: Domain>(
         }
     };
 
-    let mut policy = start::policy(options);
+    let mut policy = start::policy(options, mapping);
     policy.manner = wish.manner;
     policy.manner.keeps_all |= options.no_discard;
     let disks = Arc::new(Disks::new(medium, Some(image), &policy));

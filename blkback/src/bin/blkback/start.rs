@@ -13,6 +13,7 @@ use blkback::device::{DeviceDesk, Disks, Plan, Policy, Serving, Wanted};
 use blkback::engine::memory::Disk;
 use blkback::engine::{Choice, Medium};
 use blkback::image::{Geometry, Image, Options};
+use blkback::policy::acquire::Mapping;
 use blkback::policy::polling::Waiting;
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::{self, Place};
@@ -53,7 +54,8 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
     say(options, &found.how(), &json!({ "hypervisor": found.how() }));
     // On Xen, the kernel's own backend takes every device of kind vbd where it is loaded.
     let kind = if matches!(found, Found::Xen(_)) { "vbd3" } else { "vbd" };
-    let ground = Ground { signals, queues, medium, image, kind };
+    let mapping = if matches!(found, Found::Xen(_)) { Mapping::Dear } else { Mapping::Cheap };
+    let ground = Ground { signals, queues, medium, image, kind, mapping };
     match found {
         Found::Xen(domain) => serve(options, ground, &domain, &Place::standard()),
         Found::Embedded(found) => {
@@ -73,18 +75,19 @@ struct Ground {
     image: Option<Image>,
     /// The kind of backend in the device's path.
     kind: &'static str,
+    mapping: Mapping,
 }
 
 /// Serves as `domain`; control sockets are at `place`.
 fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) -> Result<()> {
-    let Ground { signals, queues, medium, image, kind } = ground;
+    let Ground { signals, queues, medium, image, kind, mapping } = ground;
     let control = domain.open_control_store()?;
     let wanted = options.domain.clone().unwrap_or_else(|| Wanted::Name(GUEST.to_owned()));
     if let Wanted::Id(_) = wanted {
         wanted.demand(&control)?;
     }
 
-    let policy = policy(options);
+    let policy = policy(options, mapping);
     let disks = Arc::new(Disks::new(medium, image, &policy));
     let plan = Plan {
         me: domain.id(),
@@ -187,9 +190,10 @@ pub(crate) fn offer(options: &Serve, queues: u16) -> Offer {
     Offer { queues: queues.into(), ring_page_order: options.ring_page_order, persistent: true }
 }
 
-/// How a disk is served, as the command line has it.
-pub(crate) fn policy(options: &Serve) -> Policy {
+/// How a disk is served, as the command line and the platform have it.
+pub(crate) fn policy(options: &Serve, mapping: Mapping) -> Policy {
     let mut policy = Policy::default();
+    policy.mapping = mapping;
     policy.iops = nonzero(options.limit_iops);
     policy.bytes = nonzero(options.limit_bytes);
     policy.waiting = match (options.poll, options.no_poll) {
