@@ -101,7 +101,15 @@ impl Service<Guest> for Frontend {
         let discard = Some(Discard { granularity: 4096, alignment: 0, secure: true });
         let (sector_size, physical_sector_size) = (512, 4096);
         let (read_only, cdrom, removable) = (false, true, true);
-        Disk { sectors: 99, sector_size, physical_sector_size, read_only, cdrom, removable, discard }
+        Disk {
+            sectors: 99,
+            sector_size,
+            physical_sector_size,
+            read_only,
+            cdrom,
+            removable,
+            discard,
+        }
     }
 
     fn resize(&self, _: Option<u64>) -> Result<u64, Error> {
