@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use blkback::device::{Spot, Wanted};
 use blkback::image::Direct;
+use blkback::policy::acquire::Reach;
 use blkback::vdev::Vdev;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -54,6 +55,41 @@ pub(crate) enum EngineName {
     Null,
     /// This process's memory. Needs no image.
     Memory,
+}
+
+/// How a guest's pages are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReachName {
+    /// As suits what the guest's driver says of itself.
+    Auto,
+    /// Mapped when first used, and kept.
+    Persistent,
+    /// Mapped for each request.
+    Map,
+    /// Copied, many at a time.
+    Copy,
+}
+
+impl ReachName {
+    /// As it is given on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Persistent => "persistent",
+            Self::Map => "map",
+            Self::Copy => "copy",
+        }
+    }
+
+    /// What it says; nothing where the guest decides.
+    pub(crate) const fn reach(self) -> Option<Reach> {
+        match self {
+            Self::Auto => None,
+            Self::Persistent => Some(Reach::Persistent { pages: Reach::PERSISTENT_PAGES }),
+            Self::Map => Some(Reach::Map),
+            Self::Copy => Some(Reach::Copy { pages: Reach::COPY_PAGES }),
+        }
+    }
 }
 
 impl EngineName {
@@ -139,6 +175,9 @@ pub(crate) struct Serve {
     /// where that has paid lately, and sleeps when the guest is idle.
     #[arg(long)]
     pub(crate) no_poll: bool,
+    /// How the guest's pages are reached. For measuring.
+    #[arg(long, value_enum, default_value_t = ReachName::Auto, value_name = "HOW")]
+    pub(crate) reach: ReachName,
     /// Print a line each second: requests, bytes, latency and queue depth.
     #[arg(long)]
     pub(crate) stats: bool,

@@ -201,6 +201,7 @@ pub(crate) fn policy(options: &Serve, mapping: Mapping) -> Policy {
         (_, true) => Waiting::Sleep,
         _ => Waiting::default(),
     };
+    policy.reach = options.reach.reach();
     policy.manner.cdrom = options.cdrom;
     policy.manner.removable = options.removable || options.cdrom;
     policy.manner.keeps_all = options.no_discard;
