@@ -98,7 +98,12 @@ guest_start() {
         [ ${#config[@]} -eq 0 ] || printf '%s\n' "${config[@]}"
     } >"/run/bed/$name.cfg"
     cp "/run/bed/$name.cfg" "/logs/xen/$name.cfg"
-    xl create -q "/run/bed/$name.cfg" || fail "xl create $name: $(tail -n 5 "/var/log/xen/xl-$name.log" 2>/dev/null)"
+    # xl gives a console ten seconds to appear, which a busy machine may not have.
+    local tries=1
+    until xl create -q "/run/bed/$name.cfg"; do
+        [ $((tries++)) -lt 4 ] || fail "xl create $name: $(tail -n 5 "/var/log/xen/xl-$name.log" 2>/dev/null)"
+        sleep 5
+    done
     guest_ready "$name"
 }
 
