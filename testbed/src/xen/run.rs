@@ -77,12 +77,13 @@ impl Place {
     /// Fills the folder that Dom0 sees as /bed.
     fn share(&self, programs: Option<&Path>, tests: &[String]) -> Result<()> {
         let shared = self.folder.join("bed");
-        for folder in ["dom0", "scenarios", "bin", "tests"] {
+        for folder in ["dom0", "scenarios", "hotplug", "bin", "tests"] {
             fs::create_dir_all(shared.join(folder))?;
         }
         for folder in ["dom0", "scenarios"] {
             copy_all(&workspace().join("testbed").join(folder), &shared.join(folder))?;
         }
+        copy_all(&workspace().join("blkback/hotplug"), &shared.join("hotplug"))?;
         let mut guest = Archive::new();
         guest.file("init", 0o755, include_bytes!("../../guest/init"))?;
         guest.file("bed-agent", 0o755, include_bytes!("../../guest/agent"))?;
