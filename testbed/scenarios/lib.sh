@@ -19,6 +19,9 @@
 #   guest_destroy NAME                ends it at once
 #   image NAME SIZE                   makes a sparse image in /work; prints its path
 #   allocated FILE                    bytes that a file occupies
+#   serve TAG OPTION...               blkback with these options until unserve, ready for devices; log: /logs/blkback-TAG.log
+#   unserve TAG                       tells it to end, and fails unless it ends well
+#   ours VDEV IMAGE [ACCESS]          a DISK that blkback serves, where it watches; ACCESS is rw or ro
 #   power_cut                         the host ends the whole machine now; the next stage boots
 #
 # STAGE says which stage this is, /work is the disk that stays over stages, /logs is kept by the host,
@@ -55,6 +58,25 @@ image() {
     echo "/work/$1"
 }
 allocated() { echo $(($(stat -c '%b * %B' "$1"))); }
+
+declare -A SERVED
+serve() {
+    local tag=$1 log=/logs/blkback-$1.log
+    shift
+    cp /bed/hotplug/block-domkit /etc/xen/scripts/
+    say "blkback $*"
+    blkback "$@" </dev/null >"$log" 2>&1 3>&- &
+    SERVED[$tag]=$!
+    wait_for 60 "grep -q '^ready' '$log' || ! kill -0 ${SERVED[$tag]}"
+    grep -q '^ready' "$log" || fail "blkback $*: $(cat "$log")"
+}
+unserve() {
+    local status=0
+    kill "${SERVED[$1]}"
+    wait "${SERVED[$1]}" || status=$?
+    [ "$status" = 0 ] || fail "blkback ($1) ended with $status: $(tail -n 3 "/logs/blkback-$1.log")"
+}
+ours() { echo "script=block-domkit,format=raw,vdev=$1,access=${3:-rw},target=$2"; }
 
 power_cut() {
     echo
