@@ -17,6 +17,8 @@
 #   guest_log NAME                    the guest's kernel log
 #   guest_stop NAME                   shuts it down and waits
 #   guest_destroy NAME                ends it at once
+#   disk_attach NAME DISK VDEV        gives a running guest a disk, as xl(1) has it, and waits until it has it
+#   disk_detach NAME VDEV             takes it again
 #   image NAME SIZE                   makes a sparse image in /work; prints its path
 #   allocated FILE                    bytes that a file occupies
 #   serve TAG OPTION...               blkback with these options until unserve, ready for devices; log: /logs/blkback-TAG.log
@@ -231,4 +233,19 @@ guest_stop() {
 guest_destroy() {
     xl destroy "$1"
     wait_for 60 "! xl domid $1 >/dev/null 2>&1"
+}
+
+disk_attach() {
+    local tries=1
+    # xl gives a backend ten seconds and a script forty, which a busy machine may not have.
+    until xl block-attach "$1" "$2" 2>>/logs/disks.log; do
+        [ $((tries++)) -lt 4 ] || fail "xl block-attach $1 $2: $(tail -n 5 /logs/disks.log)"
+        sleep 5
+    done
+    guest_run "$1" "for n in \$(seq 900); do [ -b /dev/$3 ] && exit; sleep 0.1; done; exit 1" ||
+        fail "guest $1 has no $3"
+}
+disk_detach() {
+    xl block-detach "$1" "$2" 2>>/logs/disks.log ||
+        fail "xl block-detach $1 $2: $(tail -n 5 /logs/disks.log)"
 }
