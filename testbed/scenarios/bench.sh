@@ -142,5 +142,6 @@ for mode in "${modes[@]}"; do
     blkback ctl --image "/work/$mode-blkback.img" detach >/dev/null || fail "blkback ctl detach"
     wait "${process[$mode-blkback]}" || fail "blkback ended with $?"
 done
+# xl ends the guest's QEMU with it.
 guest_destroy bench
-kill "$qemu"
+wait "$qemu" || true
