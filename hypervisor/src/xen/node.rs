@@ -41,7 +41,7 @@ pub const EVTCHN: Node =
 pub const XENBUS: Node = Node {
     path: "/dev/xen/xenbus",
     module: "xenfs",
-    purpose: "the store, where xenstored does not run in this domain",
+    purpose: "programs reach the store where xenstored does not run in this domain",
 };
 
 impl Node {

@@ -83,10 +83,14 @@ fn as_text(about: &About, domain: &Result<DomId, String>) -> String {
         Ok(id) => line("domain", &format!("{id}{kind}{control}")),
         Err(problem) => line("PROBLEM", problem),
     }
-    let limit = |limit: Option<u64>| limit.map_or("unknown".to_owned(), |limit| limit.to_string());
-    line("mapping", &format!("at most {} pages at a time (gntdev)", limit(about.gntdev_limit)));
-    let granted = limit(about.gntalloc_limit);
-    line("granting", &format!("at most {granted} pages by all processes together (gntalloc)"));
+    for (name, limit, of) in [
+        ("mapping", about.gntdev_limit, "at a time (gntdev)"),
+        ("granting", about.gntalloc_limit, "by all processes together (gntalloc)"),
+    ] {
+        if let Some(limit) = limit {
+            line(name, &format!("at most {limit} pages {of}"));
+        }
+    }
     line("in use", "Xen tells only the toolstack: `xl debug-keys g; xl dmesg`");
     for node in &about.missing {
         let (path, purpose, module) = (node.path, node.purpose, node.module);
