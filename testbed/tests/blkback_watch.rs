@@ -330,6 +330,26 @@ fn our_script_passes_on_what_blkback_says() {
 }
 
 #[test]
+fn a_script_hears_of_a_disk_whose_frontend_was_faster() {
+    let stage = Stage::new("watchfast");
+    let (mut guest, id) = stage.guest("guest", "1");
+    // Another backend answers the toolstack first, as the kernel's does to each disk of type vbd.
+    stage.watch.signal(Signal::SIGSTOP).unwrap();
+    let script = Some(PathBuf::from("/etc/xen/scripts/block-domkit"));
+    let spec = DiskSpec { kind: "vbd", script, ..DiskSpec::new(&stage.image("disk.img")) };
+    let disk = stage.libxl.make(stage.me, id, &spec).unwrap();
+    stage.libxl.set(&format!("{}/state", disk.back), "2").unwrap();
+    until("the guest is there", || Ok(stage.libxl.state(&disk.front)? == State::Initialised))
+        .unwrap();
+    stage.watch.signal(Signal::SIGCONT).unwrap();
+    let status = format!("{}/hotplug-status", disk.back);
+    until("the script is told", || Ok(stage.libxl.get(&status)?.as_deref() == Some("connected")))
+        .unwrap();
+    assert!(guest.ended().unwrap().success(), "{}", guest.written());
+    stage.watch.end().unwrap();
+}
+
+#[test]
 fn a_watcher_with_nothing_to_do_does_nothing() {
     let stage = Stage::new("watchidle");
     let (guest, id) = stage.guest("guest", "600");

@@ -100,6 +100,9 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                 backend.offer = offer;
                 // Gone or asked for something else meanwhile, the first look sees that.
                 let _ = backend.publish_offer(store)?;
+            } else if own == State::InitWait && !hotplug.accepted().is_empty() {
+                // The frontend was faster than the script, which waits all the same.
+                let _ = backend.seat.publish(store, &hotplug.accepted(), own)?;
             }
             backend.offered = true;
         }
