@@ -14,6 +14,8 @@ use crate::vdev::Vdev;
 /// Marks the directory of a device that its backend made itself: who watches for others' devices
 /// leaves it alone.
 pub const OWN: &str = "domkit-own";
+/// What a disk is to its frontend, whatever its backend is.
+const FRONTEND: &str = "vbd";
 /// The longest path of a backend's directory.
 const LONGEST_PATH: usize = 512;
 
@@ -43,7 +45,7 @@ where
     S: Transactions + ?Sized,
 {
     let number = order.vdev.number();
-    let pair = Pair::new(order.kind, number, guest.id, me);
+    let pair = Pair::with_backend(FRONTEND, order.kind, number, guest.id, me);
     if let Some(other) = other_backend(store, &pair)? {
         let problem = format!(
             "domain {other} serves a disk of that name to {guest} already; choose another name"
@@ -70,7 +72,8 @@ where
     Ok(pair)
 }
 
-/// Another living domain that serves this device.
+/// The living domain in which another backend serves this device: perhaps our own, where that is the
+/// kernel's or was made by a toolstack.
 fn other_backend<S: Store + ?Sized>(store: &S, pair: &Pair) -> Result<Option<DomId>, Error> {
     let front = Keys::new(store, Transaction::NONE, &pair.front.directory, pair.front.domain);
     let named = (
@@ -78,7 +81,13 @@ fn other_backend<S: Store + ?Sized>(store: &S, pair: &Pair) -> Result<Option<Dom
         front.text("backend", LONGEST_PATH).ok().flatten(),
     );
     let (Some(id), Some(directory)) = named else { return Ok(None) };
-    if id == pair.back.domain || !lives(store, id)? {
+    if directory == pair.back.directory {
+        let own = store.read(Transaction::NONE, &format!("{directory}/{OWN}"));
+        if own.is_ok() {
+            return Ok(None);
+        }
+    }
+    if !lives(store, id)? {
         return Ok(None);
     }
     // The frontend may write what it likes there: only a directory of that domain's counts.

@@ -48,6 +48,13 @@ impl Pair {
     /// Device `number` of `kind` (`vbd`, `vif`), used by `front` and served by `back`.
     #[must_use]
     pub fn new(kind: &str, number: u32, front: DomId, back: DomId) -> Self {
+        Self::with_backend(kind, kind, number, front, back)
+    }
+
+    /// As [`new`](Self::new), served by a backend of another kind: for a frontend, all disks are
+    /// `vbd`, while its backend may be `vbd3` or `qdisk`.
+    #[must_use]
+    pub fn with_backend(kind: &str, backend: &str, number: u32, front: DomId, back: DomId) -> Self {
         Self {
             front: Side {
                 domain: front,
@@ -55,7 +62,7 @@ impl Pair {
             },
             back: Side {
                 domain: back,
-                directory: format!("/local/domain/{back}/backend/{kind}/{front}/{number}"),
+                directory: format!("/local/domain/{back}/backend/{backend}/{front}/{number}"),
             },
         }
     }

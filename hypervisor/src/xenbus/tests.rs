@@ -283,3 +283,10 @@ fn flags_text_and_secrets() {
     *store.unreadable.lock().unwrap() = Some(key(FRONT, "state"));
     assert_eq!(pair.seat(End::Back).peer_state(&store).unwrap(), State::Unknown);
 }
+
+#[test]
+fn a_frontend_has_one_kind_of_disk_whatever_serves_it() {
+    let pair = Pair::with_backend("vbd", "vbd3", 51712, domain(7), domain(3));
+    assert_eq!(pair.front.directory, "/local/domain/7/device/vbd/51712");
+    assert_eq!(pair.back.directory, "/local/domain/3/backend/vbd3/7/51712");
+}
