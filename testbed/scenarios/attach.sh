@@ -1,7 +1,7 @@
 # about: blkback gives a running stock guest a disk and takes it away again, while another disk is busy
 # takes: 120 s
 # limit: 1200
-# ci: yes
+# ci: no
 GUEST_LIMIT=600
 busy=$(image busy.img 64M) extra=$(image extra.img 32M)
 serve all --watch

@@ -1,7 +1,7 @@
 # about: What a stock guest's kernel makes of blkback's disks: features, queues, read-only, CD-ROM, 4 KiB sectors, a new size
 # takes: 120 s
 # limit: 1200
-# ci: yes
+# ci: no
 GUEST_LIMIT=600
 disk=$(image disk.img 64M) locked=$(image locked.img 16M) cd=$(image cd.img 16M) big=$(image big.img 64M)
 echo on the disc | dd of="$cd" bs=2048 seek=16 conv=notrunc,sync status=none

@@ -76,10 +76,9 @@ impl Stage {
 
     fn process_of(&self, disk: &Disk) -> Option<u64> {
         let number = disk.back.rsplit('/').next().unwrap();
-        let guest = disk.back.rsplit('/').nth(1).unwrap();
+        let guest: u64 = disk.back.rsplit('/').nth(1).unwrap().parse().unwrap();
         let ours = |device: &Value| {
-            device["guest_id"].to_string() == guest
-                && (number == "51712") == (device["vdev"] == "xvda")
+            device["guest_id"] == guest && (number == "51712") == (device["vdev"] == "xvda")
         };
         self.list().iter().find(|device| ours(device)).and_then(|device| device["pid"].as_u64())
     }
