@@ -1,6 +1,6 @@
 //! The machine: QEMU, told to boot Xen with Dom0.
 //!
-//! Before: [`super::bed`] made the images. Next: [`super::run`] reads what comes out. The first serial port is
+//! Before: [`super::bed`] made the images. Next: [`mod@super::run`] reads what comes out. The first serial port is
 //! Xen's console, with Dom0's kernel on it, and goes to a file; the second is the line between Dom0's own
 //! init and us. Paths are given relative to the run's folder: Xen's modules are named in a list that
 //! is parted by commas and spaces.
