@@ -231,7 +231,7 @@ pub struct Message {
 
 /// A message longer than any may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("xenstore message with a payload of {0} bytes, {PAYLOAD_MAX} are allowed")]
+#[error("xenstore message with a payload of {0} bytes, more than is allowed")]
 pub struct TooLong(pub usize);
 
 /// The bytes of a message of that kind whose payload is `parts` one after the other.
@@ -259,13 +259,26 @@ pub fn encode(
 }
 
 /// Puts messages together from bytes that come in pieces of any size. Holds at most one message.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Parser {
     bytes: Vec<u8>,
     header: Option<Header>,
+    most: usize,
+}
+
+impl Default for Parser {
+    fn default() -> Self {
+        Self::up_to(PAYLOAD_MAX)
+    }
 }
 
 impl Parser {
+    /// One that takes payloads of `most` bytes.
+    #[must_use]
+    pub fn up_to(most: usize) -> Self {
+        Self { bytes: Vec::new(), header: None, most }
+    }
+
     /// How many more bytes the message at hand needs at least; 0 once [`take`](Self::take) has one.
     #[must_use]
     pub fn wants(&self) -> usize {
@@ -280,7 +293,8 @@ impl Parser {
     ///
     /// # Errors
     ///
-    /// The header announces more than [`PAYLOAD_MAX`]: nothing that follows means anything.
+    /// The header announces more than that, by default [`PAYLOAD_MAX`]: nothing that follows means
+    /// anything.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, TooLong> {
         let mut rest = bytes;
         if self.header.is_none() {
@@ -288,7 +302,7 @@ impl Parser {
             if let Ok(whole) = <[u8; Header::SIZE]>::try_from(self.bytes.as_slice()) {
                 let header = Header::decode(whole);
                 let len = usize::try_from(header.len).unwrap_or(usize::MAX);
-                if len > PAYLOAD_MAX {
+                if len > self.most {
                     return Err(TooLong(len));
                 }
                 self.bytes.clear();

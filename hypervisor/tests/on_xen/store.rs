@@ -31,7 +31,12 @@ fn next<S: Watches>(store: &S, fd: impl std::os::fd::AsFd) -> hypervisor::store:
     }
 }
 
-fn everything<S: Transactions + Watches>(store: &S, fd: impl std::os::fd::AsFd, home: &str) {
+fn everything<S: Transactions + Watches>(
+    store: &S,
+    fd: impl std::os::fd::AsFd,
+    home: &str,
+    device: bool,
+) {
     store.remove(NONE, home).unwrap();
     assert!(matches!(store.read(NONE, home), Err(StoreError::Missing(_))));
     store.write(NONE, &format!("{home}/a/b"), b"value").unwrap();
@@ -48,7 +53,12 @@ fn everything<S: Transactions + Watches>(store: &S, fd: impl std::os::fd::AsFd, 
     for number in 0..300 {
         store.write(NONE, &format!("{home}/many/child-number-{number}"), b"").unwrap();
     }
-    assert_eq!(store.list(NONE, &format!("{home}/many")).unwrap().len(), 300);
+    match store.list(NONE, &format!("{home}/many")) {
+        Ok(children) => assert_eq!(children.len(), 300),
+        // oxenstored has no directory parts (ENOSYS), and the device takes no longer replies.
+        Err(StoreError::Refused { errno: 38, .. }) if device => {}
+        Err(error) => panic!("{error}"),
+    }
 
     store.watch(home, "token").unwrap();
     assert_eq!(next(store, &fd).path, home);
@@ -83,16 +93,16 @@ fn everything<S: Transactions + Watches>(store: &S, fd: impl std::os::fd::AsFd, 
 fn the_domain_itself() {
     let domain = domain();
     assert_eq!(domain.id(), DomId::ZERO);
-    everything(&domain, domain.changes(), "/local/domain/0/domkit-test-domain");
+    everything(&domain, domain.changes(), "/local/domain/0/domkit-test-domain", false);
     let control = domain.open_control_store().unwrap();
-    everything(&control, control.as_fd(), "/local/domain/0/domkit-test-control");
+    everything(&control, control.as_fd(), "/local/domain/0/domkit-test-control", false);
 }
 
 #[test]
 #[ignore = "needs Xen: cargo testbed run hypervisor"]
 fn the_kernels_device() {
     let client = device();
-    everything(&client, client.as_fd(), "/local/domain/0/domkit-test-device");
+    everything(&client, client.as_fd(), "/local/domain/0/domkit-test-device", true);
     // What the device does not take is refused, and the connection goes on.
     let error = client.write(NONE, "/local/domain/0/domkit-test-long", &[b'x'; 4090]).unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");

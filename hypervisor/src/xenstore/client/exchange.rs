@@ -15,6 +15,10 @@ use crate::xenstore::wire::{self, Kind, Message, Parser, Refusal};
 
 use super::line::{Line, Sent};
 
+/// The most bytes of a reply. The protocol's limit is lower, but oxenstored answers over its socket
+/// with the whole of a long directory.
+const REPLY_MAX: usize = 1 << 20;
+
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) line: Line,
@@ -28,7 +32,7 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(line: Line, kept: EventFd) -> Self {
-        let (parser, events) = (Parser::default(), VecDeque::new());
+        let (parser, events) = (Parser::up_to(REPLY_MAX), VecDeque::new());
         Self { line, parser, events, kept, last_request: 0, lost: None }
     }
 

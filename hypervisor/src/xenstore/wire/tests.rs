@@ -103,6 +103,7 @@ fn a_payload_may_be_4096_bytes_and_no_more() {
     let announce = |len| Header { kind: 11, request: 0, transaction: 0, len }.encode();
     assert_eq!(Parser::default().feed(&announce(4096)), Ok(16));
     assert_eq!(Parser::default().feed(&announce(4097)), Err(TooLong(4097)));
+    assert_eq!(Parser::up_to(4097).feed(&announce(4097)), Ok(16));
     assert!(Parser::default().feed(&announce(u32::MAX)).is_err());
 }
 
