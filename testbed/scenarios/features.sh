@@ -36,7 +36,8 @@ unserve big
 e2fsck -fn "$big" >/logs/fsck.log 2>&1 || fail "fsck: $(tail -n 3 /logs/fsck.log)"
 say "4 KiB sectors hold a file system, which grew with its disk"
 
-expect "complaints in the guest's kernel log" \
-    "$(guest_log demo | grep -iE 'I/O error|BUG|WARNING' | grep -vc 'xvdb' || true)" 0
+guest_log demo | grep -E 'I/O error|BUG:|WARNING:' | while read -r line; do say "$line"; done
+expect "complaints in the guest's kernel log, but of the read-only disk" \
+    "$(guest_log demo | grep -E 'I/O error|BUG:|WARNING:' | grep -vc 'xvdb' || true)" 0
 guest_stop demo
 unserve all

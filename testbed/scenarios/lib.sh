@@ -227,7 +227,7 @@ guest_join() {
 guest_log() { guest_run "$1" dmesg; }
 
 guest_stop() {
-    guest_run "$1" '(sleep 0.3; poweroff -f) >/dev/null 2>&1 &' || true
+    guest_run "$1" '(sleep 3; poweroff -f) >/dev/null 2>&1 &' || true
     wait_for 120 "! xl domid $1 >/dev/null 2>&1"
 }
 guest_destroy() {

@@ -23,7 +23,7 @@ expect "after five bindings of the driver" "$(check 1)" first
 say "driver unbound and bound five times"
 
 before=$(xl domid demo)
-guest_run demo '(sleep 0.3; reboot -f) >/dev/null 2>&1 &'
+guest_run demo '(sleep 3; reboot -f) >/dev/null 2>&1 &'
 wait_for 300 '[ "$(xl domid demo 2>/dev/null || echo '"$before"')" != '"$before"' ]'
 guest_ready demo
 expect "after a reboot" "$(check 1)" first
@@ -32,7 +32,7 @@ say "rebooted, as domain $(xl domid demo)"
 put 2 second
 busy
 before=$(xl domid demo)
-guest_run demo '(sleep 0.3; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &'
+guest_run demo '(sleep 3; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &'
 wait_for 300 '[ "$(xl domid demo 2>/dev/null || echo '"$before"')" != '"$before"' ]'
 guest_ready demo
 expect "after a crash under load" "$(check 2)" second
