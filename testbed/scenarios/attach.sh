@@ -40,4 +40,4 @@ result=$(guest_join demo fio) || fail "fio: $result"
 expect "errors of fio" "$(cut -d';' -f5 <<<"$result")" 0
 guest_stop demo
 unserve all
-expect "what is left in the store" "$(xenstore-ls -f /local/domain/0/backend 2>/dev/null | grep -c vbd || true)" 0
+expect "what is left in the store" "$(xenstore-ls -f /local/domain/0/backend 2>/dev/null | grep -c 'vbd3*/[0-9]' || true)" 0

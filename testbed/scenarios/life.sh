@@ -41,7 +41,7 @@ say "crashed under load and restarted, as domain $(xl domid demo)"
 busy
 guest_destroy demo
 wait_for 60 '[ "$(blkback ctl list --json)" = "[]" ]'
-expect "what is left in the store" "$(xenstore-ls -f /local/domain/0/backend 2>/dev/null | grep -c vbd || true)" 0
+expect "what is left in the store" "$(xenstore-ls -f /local/domain/0/backend 2>/dev/null | grep -c 'vbd3*/[0-9]' || true)" 0
 expect "processes of blkback" "$(pgrep -c -x blkback)" 1
 say "destroyed under load; nothing is left"
 
