@@ -1,4 +1,4 @@
-# about: blkfront in a guest uses disks of the kernel's backend and of QEMU's
+# about: blkfront in a guest uses disks of blkback, of the kernel's backend and of QEMU's
 # takes: 6 min
 # limit: 1800
 # ci: no
@@ -8,14 +8,16 @@ in_guest() { guest_run front "$@"; }
 # The backend's state of a disk: its kind and number.
 state() { xenstore-read "/local/domain/0/backend/$1/$(xl domid front)/$2/state" 2>/dev/null; }
 
-for peer in kernel qdisk; do
+for peer in ours kernel qdisk; do
     disk=$(image "$peer.img" 256M)
     dd if=/dev/urandom of="$disk" bs=1M count=4 conv=notrunc status=none
 done
 kernel="format=raw,vdev=xvda,access=rw,discard,target=/work/kernel.img"
 qdisk="backendtype=qdisk,format=raw,vdev=xvdb,access=rw,discard,target=/work/qdisk.img"
+ours=$(ours xvdc /work/ours.img)
+serve all --watch
 # Its kernel has no driver for disks yet.
-guest_start front pv --memory 1024 --without xen_blkfront "$kernel" "$qdisk"
+guest_start front pv --memory 1024 --without xen_blkfront "$kernel" "$qdisk" "$ours"
 in_guest 'test ! -e /dev/xvda'
 
 # Data, discard, flush and load on one disk.
@@ -69,6 +71,10 @@ taken_away() {
     say "$peer: detached in use, attached again, and had again"
 }
 
+same_for_all ours xvdc
+killed_user ours xvdc vbd 51744
+taken_away ours xvdc vbd 51744 "$ours"
+
 same_for_all kernel xvda
 killed_user kernel xvda vbd 51712
 taken_away kernel xvda vbd 51712 "$kernel"
@@ -103,3 +109,4 @@ say "taken from the kernel's driver, and given back to it"
 guest_log front >/logs/guest-kernel.log
 expect "complaints of the guest's kernel" "$(grep -c 'BUG\|WARNING\|Oops' /logs/guest-kernel.log || true)" 0
 guest_stop front
+unserve all

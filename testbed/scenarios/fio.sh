@@ -11,15 +11,14 @@ guest_start demo pv --vcpus 2 "$(ours xvda "$disk")"
 life() {
     local image other
     image=$(image "life$1.img" 32M)
-    xl block-attach demo "$(ours xvdb "$image")"
-    guest_run demo 'until [ -b /dev/xvdb ]; do sleep 0.2; done'
+    disk_attach demo "$(ours xvdb "$image")" xvdb
     guest_run demo "yes life $1 | dd of=/dev/xvdb bs=64k count=64 iflag=fullblock oflag=direct conv=fsync status=none"
     blkback ctl --image "$image" resize 48M >/dev/null
     guest_run demo 'until [ "$(blockdev --getsize64 /dev/xvdb)" = $((48 << 20)) ]; do sleep 0.2; done'
     guest_run demo "yes end $1 | dd of=/dev/xvdb bs=64k seek=700 count=4 iflag=fullblock oflag=direct conv=fsync status=none"
     other=$(guest_run demo 'dd if=/dev/xvdb bs=64k count=64 iflag=direct status=none | cksum')
     expect "what disk $1 keeps" "$other" "$( (yes "life $1" || true) | head -c $((64 << 16)) | cksum)"
-    xl block-detach demo xvdb
+    disk_detach demo xvdb
     guest_run demo 'while [ -b /dev/xvdb ]; do sleep 0.2; done'
     expect "the end of disk $1 in its image" "$(dd if="$image" bs=64k skip=700 count=4 status=none | cksum)" \
         "$( (yes "end $1" || true) | head -c $((4 << 16)) | cksum)"
