@@ -8,17 +8,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use hypervisor::Error;
-use hypervisor::event::Events;
-use hypervisor::memory::Granting;
 
 use crate::buffer::Buffer;
-use crate::device::{Config, Device, Ending, Phase, Platform, Step};
+use crate::device::{Block, Config, Device, Ending, Phase, Platform, Step};
 use crate::negotiate::DiskInfo;
 use crate::queue::Queue;
 use crate::request::{Completion, IoError, Rejected, Request};
 
 /// A disk.
-pub struct Disk<H: Granting + Events, B> {
+pub struct Disk<H: Platform, B> {
     platform: H,
     device: Device<H>,
     queues: Vec<Queue<H, B>>,
@@ -34,7 +32,7 @@ where
     /// The disk in `directory` of the store, not connected yet.
     pub fn new(platform: H, directory: impl Into<String>, config: Config) -> Self {
         let queues = (0..config.queues.max(1)).map(|_| Queue::new(config.depth)).collect();
-        Self { platform, device: Device::new(directory, config), queues, served: 0 }
+        Self { platform, device: Device::new(directory, Block::new(config)), queues, served: 0 }
     }
 
     /// Does whatever can be done now. Says whether there are completions to take.
@@ -80,12 +78,13 @@ where
             }
             Step::Update(info) => self.queues.iter_mut().for_each(|queue| queue.update(info)),
             Step::Detach => {
-                let links = self.queues.iter_mut().filter_map(Queue::detach);
+                let links: Vec<_> = self.queues.iter_mut().filter_map(Queue::detach).collect();
                 self.device.retire(&self.platform, links);
             }
             Step::End(ending) => {
-                let error = ending.error();
-                let links = self.queues.iter_mut().filter_map(|queue| queue.end(error));
+                let error = IoError::of(&ending);
+                let links: Vec<_> =
+                    self.queues.iter_mut().filter_map(|queue| queue.end(error)).collect();
                 self.device.retire(&self.platform, links);
             }
         }
@@ -170,7 +169,8 @@ where
     ///
     /// The store is gone.
     pub fn abandon(&mut self) -> Result<(), Error> {
-        let links = self.queues.iter_mut().filter_map(|queue| queue.end(IoError::Detached));
+        let links: Vec<_> =
+            self.queues.iter_mut().filter_map(|queue| queue.end(IoError::Detached)).collect();
         self.device.retire(&self.platform, links);
         self.device.abandon(&self.platform)
     }

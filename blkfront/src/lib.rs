@@ -10,7 +10,7 @@
 //!  submit --> jobs --> pool (bounce) --> shadow --> ring --> notify --------->|
 //!  complete <-- jobs <-- pool (copy out) <-- shadow (check) <-- ring <--------|
 //!
-//!  device: negotiate, link, reconnect, quarantine          (the store, grants, event channels)
+//!  device: negotiate, link, reconnect                      (the store, grants, event channels)
 //! ```
 //!
 //! [`disk`] puts a [`device`] and its [`queue`]s together for one thread that polls, such as a
@@ -22,7 +22,8 @@
 //! The backend is not trusted unless a caller lends it memory ([`arena`]). It reaches only pages
 //! that were made for it and zeroed; what it says on the ring is held against a private copy of
 //! every request; what it says in the store is checked for range, each time anew
-//! ([`negotiate`]); pages that it will not let go of are never used again ([`quarantine`]). It can
+//! ([`negotiate`]); pages that it will not let go of are never used again
+//! ([`Quarantine`](hypervisor::frontend::Quarantine)). It can
 //! still serve wrong data or none at all: whether data is good is for the layers above.
 //!
 //! The library is `no_std`. It allocates when a device is connected, and not for requests.
@@ -42,8 +43,6 @@ pub mod host;
 mod jobs;
 pub mod link;
 pub mod negotiate;
-mod pool;
-pub mod quarantine;
 pub mod queue;
 mod reconnect;
 pub mod request;

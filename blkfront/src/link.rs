@@ -2,12 +2,13 @@
 //!
 //! Made by the device before it publishes the ring, handed to the queue when the backend is
 //! connected, and given back to the device when the connection ends, which alone knows how to
-//! take grants back ([`Link::retire`]).
+//! take grants back ([`Retire`]).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use hypervisor::event::{Channel, Events};
+use hypervisor::frontend::{Pool, Quarantine, Retire};
 use hypervisor::memory::{Granting, Memory};
 use hypervisor::xenbus::Seat;
 use hypervisor::{DomId, Error, GrantRef, PAGE_SIZE};
@@ -15,8 +16,6 @@ use ring::Front;
 use ring::wire::blkif::{Blkif, Segment};
 
 use crate::negotiate::{self, DIRECT_SEGMENTS, QueueKeys};
-use crate::pool::Pool;
-use crate::quarantine::Quarantine;
 use crate::shadow::Shadow;
 
 /// One connection's part in a queue.
@@ -101,10 +100,10 @@ impl<H: Granting + Events> Link<H> {
     pub fn request_bytes(&self) -> usize {
         self.segments.saturating_mul(PAGE_SIZE)
     }
+}
 
-    /// Ends it: closes the event channel and takes every page back, or keeps aside those that the
-    /// backend holds on to.
-    pub fn retire(self, platform: &H, quarantine: &mut Quarantine<H>) {
+impl<H: Granting + Events> Retire<H> for Link<H> {
+    fn retire(self, platform: &H, quarantine: &mut Quarantine<H>) {
         // Whoever still waits on the channel holds a reference of its own.
         drop(self.channel);
         quarantine.retire(platform, self.ring.into_memory(), self.ring_grefs);

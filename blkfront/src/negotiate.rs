@@ -15,7 +15,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use hypervisor::memory::Granting;
-use hypervisor::store::{Store, StoreError, Transaction};
+use hypervisor::store::{Store, Transaction};
 use hypervisor::xenbus::Seat;
 use hypervisor::{Error, EventPort, GrantRef, PAGE_SIZE, PeerFault};
 use ring::wire::blkif::Abi;
@@ -172,16 +172,6 @@ impl DiskInfo {
     }
 }
 
-/// Whether the toolstack lets the backend of the device in `own` be trusted. Where it says nothing it
-/// does, as the header has it; where it says anything but 1 it does not.
-pub(crate) fn trusted<S: Store + ?Sized>(store: &S, own: &str) -> Result<bool, StoreError> {
-    match store.read(Transaction::NONE, &format!("{own}/trusted")) {
-        Ok(value) => Ok(value == b"1"),
-        Err(StoreError::Missing(_)) => Ok(true),
-        Err(error) => Err(error),
-    }
-}
-
 /// How the backend finds one queue.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueKeys {
@@ -219,29 +209,19 @@ pub(crate) fn publication(queues: &[QueueKeys]) -> Vec<(String, String)> {
     keys
 }
 
-/// Removes what [`publication`] wrote, of this connection or an earlier one with other parameters.
-pub(crate) fn withdraw<S: Store + ?Sized>(store: &S, own: &str) -> Result<(), StoreError> {
-    let names = match store.list(Transaction::NONE, own) {
-        Ok(names) => names,
-        Err(StoreError::Missing(_)) => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for name in names {
-        let ours = ["ring-ref", "queue-"].iter().any(|start| name.starts_with(start))
-            || matches!(
-                name.as_str(),
-                "protocol"
-                    | "event-channel"
-                    | "feature-persistent"
-                    | "ring-page-order"
-                    | "num-ring-pages"
-                    | "multi-queue-num-queues"
-            );
-        if ours {
-            store.remove(Transaction::NONE, &format!("{own}/{name}"))?;
-        }
-    }
-    Ok(())
+/// Whether `key` is one that [`publication`] may have written, of this connection or an earlier one
+/// with other parameters.
+pub(crate) fn publishes(key: &str) -> bool {
+    ["ring-ref", "queue-"].iter().any(|start| key.starts_with(start))
+        || matches!(
+            key,
+            "protocol"
+                | "event-channel"
+                | "feature-persistent"
+                | "ring-page-order"
+                | "num-ring-pages"
+                | "multi-queue-num-queues"
+        )
 }
 
 /// Offers `pages` pages for a ring to the backend at `seat`, cleared.

@@ -8,6 +8,7 @@
 use core::fmt;
 
 use crate::buffer::Buffer;
+use crate::device::Ending;
 
 /// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -104,6 +105,17 @@ pub enum IoError {
     /// The backend broke the protocol, so nothing it says counts.
     #[error("the backend broke the protocol")]
     Untrusted,
+}
+
+impl IoError {
+    /// With what the requests end that a disk's end finds.
+    #[must_use]
+    pub fn of(ending: &Ending) -> Self {
+        match ending {
+            Ending::Fault(_) => Self::Untrusted,
+            _ => Self::Detached,
+        }
+    }
 }
 
 /// Why a request was not even begun.

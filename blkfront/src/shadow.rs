@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use crate::pool::Page;
+use hypervisor::frontend::Page;
 
 /// A piece of a job that is, was or shall be one request on the ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -18,6 +18,7 @@ pub mod error;
 pub mod event;
 #[cfg(all(feature = "embedded", feature = "xen"))]
 pub mod find;
+pub mod frontend;
 #[cfg(feature = "std")]
 pub mod host;
 pub mod id;

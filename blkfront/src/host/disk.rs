@@ -1,20 +1,21 @@
 //! The disk as its users see it: open, wait until it is there, take queues, close.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use hypervisor::{DomId, Error, HostError, PeerFault};
+use hypervisor::frontend::host::{self, Bell, Lanes, User};
+use hypervisor::{DomId, Error, HostError};
 use nix::errno::Errno;
 
 use crate::arena::Arena;
-use crate::device::{Config, Ending, Phase};
-use crate::host::bell::Bell;
-use crate::host::control;
+use crate::device::{Block, Config, Ending, Phase};
 use crate::host::queue::HostQueue;
-use crate::host::{Host, HostBuffer};
+use crate::host::{Host, HostBuffer, OpenError};
+use crate::link::Link;
 use crate::negotiate::{DiskInfo, Offer};
 use crate::queue::{Counters, Queue};
+use crate::request::IoError;
 
 /// How the disk is at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,35 +43,17 @@ pub struct Status {
     pub ending: Option<Ending>,
 }
 
-/// Why a disk could not be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// Nobody connected it in time.
-    #[error(
-        "the backend did not connect the disk within {} s (it is {phase:?}); is the backend running?",
-        waited.as_secs()
-    )]
-    Late {
-        /// How long was waited.
-        waited: Duration,
-        /// How far it got.
-        phase: Phase,
-    },
-    /// It is over.
-    #[error("{0}")]
-    Over(Ending),
-}
+/// What a disk's queues and the thread that follows the store share.
+pub(super) type Shared<H> = host::Shared<H, Block, Queues<H>>;
 
-pub(super) struct Shared<H: Host> {
-    pub(super) platform: H,
-    pub(super) lanes: Vec<Lane<H>>,
-    status: Mutex<Status>,
-    changed: Condvar,
-    orders: Mutex<Orders>,
-    /// Wakes the control thread.
-    pub(super) bell: Bell,
+/// All queues of a disk.
+pub(super) struct Queues<H: Host> {
+    lanes: Vec<Lane<H>>,
     taken: Mutex<Vec<bool>>,
+    /// Queues that are served.
+    served: AtomicUsize,
+    /// Requests that each queue's ring holds.
+    slots: AtomicU32,
 }
 
 /// A queue, and what wakes whoever waits at it besides its event channel.
@@ -85,34 +68,24 @@ impl<H: Host> Lane<H> {
     }
 }
 
-/// What the control thread was asked.
-#[derive(Default)]
-pub(super) struct Orders {
-    /// To close the disk, and until when to wait for the backend.
-    pub(super) close: Option<Instant>,
-    /// To end it for this.
-    pub(super) fault: Option<PeerFault>,
-}
-
-impl<H: Host> Shared<H> {
-    pub(super) fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+impl<H: Host> Queues<H> {
+    fn new(config: &Config) -> Result<Self, HostError> {
+        let lanes = (0..config.queues.max(1))
+            .map(|_| {
+                let queue = Mutex::new(Queue::new(config.depth));
+                Ok(Lane { queue, bell: Bell::new()? })
+            })
+            .collect::<Result<Vec<_>, HostError>>()?;
+        Ok(Self {
+            taken: Mutex::new(vec![false; lanes.len()]),
+            lanes,
+            served: AtomicUsize::new(0),
+            slots: AtomicU32::new(0),
+        })
     }
 
-    pub(super) fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the status and tells whoever waits for that.
-    pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.status());
-        self.changed.notify_all();
-    }
-
-    /// A queue found that the backend broke the protocol.
-    pub(super) fn report(&self, fault: PeerFault) {
-        self.orders().fault = Some(fault);
-        self.bell.ring();
+    pub(super) fn lane(&self, number: usize) -> Option<&Lane<H>> {
+        self.lanes.get(number)
     }
 
     pub(super) fn give_back(&self, number: usize) {
@@ -121,18 +94,50 @@ impl<H: Host> Shared<H> {
             *taken = false;
         }
     }
+
+    fn ring(&self) {
+        self.lanes.iter().for_each(|lane| lane.bell.ring());
+    }
+}
+
+impl<H: Host> Lanes<H, Block> for Queues<H> {
+    fn attach(&self, links: Vec<Link<H>>, info: DiskInfo) {
+        let slots = links.first().map_or(0, Link::slots);
+        self.slots.store(slots, Ordering::Relaxed);
+        self.served.store(links.len(), Ordering::Relaxed);
+        tracing::info!(size = info.size, queues = links.len(), slots, "disk");
+        for (lane, link) in self.lanes.iter().zip(links) {
+            lane.lock().attach(link, info);
+        }
+        self.ring();
+    }
+
+    fn detach(&self) -> Vec<Link<H>> {
+        let links = self.lanes.iter().filter_map(|lane| lane.lock().detach()).collect();
+        self.ring();
+        links
+    }
+
+    fn update(&self, info: DiskInfo) {
+        tracing::info!(size = info.size, "disk");
+        self.lanes.iter().for_each(|lane| lane.lock().update(info));
+        self.ring();
+    }
+
+    fn end(&self, ending: &Ending) -> Vec<Link<H>> {
+        let error = IoError::of(ending);
+        let links = self.lanes.iter().filter_map(|lane| lane.lock().end(error)).collect();
+        self.ring();
+        links
+    }
 }
 
 /// A disk of this process's domain. Dropping it closes it.
 pub struct HostDisk<H: Host> {
-    shared: Arc<Shared<H>>,
-    control: Option<JoinHandle<()>>,
+    user: User<H, Block, Queues<H>>,
 }
 
 impl<H: Host> HostDisk<H> {
-    /// How long a backend has to let go when a disk is closed.
-    pub const CLOSING: Duration = Duration::from_secs(10);
-
     /// The disk in `directory` of the store. It is connected behind the caller's back; see
     /// [`wait`](Self::wait).
     ///
@@ -140,35 +145,9 @@ impl<H: Host> HostDisk<H> {
     ///
     /// The process has no file descriptors or threads left.
     pub fn open(platform: H, directory: &str, config: Config) -> Result<Self, Error> {
-        let lanes = (0..config.queues.max(1))
-            .map(|_| {
-                let queue = Mutex::new(Queue::new(config.depth));
-                Ok(Lane { queue, bell: Bell::new()? })
-            })
-            .collect::<Result<Vec<_>, HostError>>()?;
-        let status = Status {
-            phase: Phase::Waiting,
-            backend: None,
-            info: None,
-            offer: None,
-            trusted: false,
-            slots: 0,
-            queues: 0,
-            connections: 0,
-            quarantined: 0,
-            ending: None,
-        };
-        let shared = Arc::new(Shared {
-            platform,
-            taken: Mutex::new(vec![false; lanes.len()]),
-            lanes,
-            status: Mutex::new(status),
-            changed: Condvar::new(),
-            orders: Mutex::new(Orders::default()),
-            bell: Bell::new()?,
-        });
-        let control = control::start(Arc::clone(&shared), directory.to_owned(), config)?;
-        Ok(Self { shared, control: Some(control) })
+        let queues = Queues::new(&config)?;
+        let user = User::open(platform, directory, Block::new(config), queues)?;
+        Ok(Self { user })
     }
 
     /// Waits until the disk is connected.
@@ -177,38 +156,33 @@ impl<H: Host> HostDisk<H> {
     ///
     /// It is not within `patience`, or it is over.
     pub fn wait(&self, patience: Duration) -> Result<DiskInfo, OpenError> {
-        let deadline = Instant::now().checked_add(patience);
-        let mut status = self.shared.status();
-        loop {
-            if let Some(ending) = &status.ending {
-                return Err(OpenError::Over(ending.clone()));
-            }
-            if let (Phase::Connected, Some(info)) = (status.phase, status.info) {
-                return Ok(info);
-            }
-            let left = match deadline {
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
-                None => Duration::from_secs(3600),
-            };
-            if left.is_zero() {
-                return Err(OpenError::Late { waited: patience, phase: status.phase });
-            }
-            let waited = self.shared.changed.wait_timeout(status, left);
-            status = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.user.wait(patience)
     }
 
     /// How it is.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared.status().clone()
+        let queues = self.user.shared().lanes();
+        let status = self.user.shared().status();
+        Status {
+            phase: status.phase,
+            backend: status.backend,
+            info: status.info,
+            offer: status.offer,
+            trusted: status.trusted,
+            slots: queues.slots.load(Ordering::Relaxed),
+            queues: queues.served.load(Ordering::Relaxed),
+            connections: status.connections,
+            quarantined: status.quarantined,
+            ending: status.ending.clone(),
+        }
     }
 
     /// What all its queues have done so far, together.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut all = Counters::default();
-        for lane in &self.shared.lanes {
+        for lane in &self.user.shared().lanes().lanes {
             all.add(&lane.lock().counters());
         }
         all
@@ -218,11 +192,12 @@ impl<H: Host> HostDisk<H> {
     /// disk is connected there are none.
     #[must_use]
     pub fn queue(&self) -> Option<HostQueue<H>> {
-        let served = self.shared.status().queues;
-        let mut taken = self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let queues = self.user.shared().lanes();
+        let served = queues.served.load(Ordering::Relaxed);
+        let mut taken = queues.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let number = taken.iter().take(served).position(|taken| !taken)?;
         *taken.get_mut(number)? = true;
-        Some(HostQueue::new(Arc::clone(&self.shared), number))
+        Some(HostQueue::new(Arc::clone(self.user.shared()), number))
     }
 
     /// Memory that is granted to the backend itself, for requests that copy nothing. Whoever uses
@@ -235,7 +210,7 @@ impl<H: Host> HostDisk<H> {
     pub fn arena(&self, pages: usize) -> Result<Arena<H::Memory>, HostError> {
         let refused = |what, errno: Errno| HostError::new(what, errno as i32);
         let (peer, trusted) = {
-            let status = self.shared.status();
+            let status = self.user.shared().status();
             let nobody =
                 || refused("grant memory to a backend that is not known yet", Errno::ENOTCONN);
             (status.backend.ok_or_else(nobody)?, status.trusted)
@@ -245,28 +220,12 @@ impl<H: Host> HostDisk<H> {
                         toolstack says trusted=0 of this disk); let them be copied instead";
             return Err(refused(what, Errno::EPERM));
         }
-        Arena::new(&self.shared.platform, peer, pages)
+        Arena::new(self.user.shared().platform(), peer, pages)
     }
 
-    /// Closes the disk: requests end, and the backend is given [`CLOSING`](Self::CLOSING) to let go.
-    pub fn close(mut self) {
-        self.finish();
-    }
-
-    fn finish(&mut self) {
-        if let Some(control) = self.control.take() {
-            self.shared.orders().close =
-                Some(Instant::now().checked_add(Self::CLOSING).unwrap_or_else(Instant::now));
-            self.shared.bell.ring();
-            if control.join().is_err() {
-                tracing::error!("the thread that follows the store panicked");
-            }
-        }
-    }
-}
-
-impl<H: Host> Drop for HostDisk<H> {
-    fn drop(&mut self) {
-        self.finish();
+    /// Closes the disk: requests end, and the backend is given
+    /// [`CLOSING`](hypervisor::frontend::host::CLOSING) to let go.
+    pub fn close(self) {
+        self.user.close();
     }
 }

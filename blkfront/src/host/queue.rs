@@ -231,7 +231,7 @@ impl<H: Host> HostQueue<H> {
     }
 
     fn lane(&self) -> Option<&Lane<H>> {
-        self.shared.lanes.get(self.number)
+        self.shared.lanes().lane(self.number)
     }
 
     fn nanoseconds(&self) -> u64 {
@@ -241,6 +241,6 @@ impl<H: Host> HostQueue<H> {
 
 impl<H: Host> Drop for HostQueue<H> {
     fn drop(&mut self) {
-        self.shared.give_back(self.number);
+        self.shared.lanes().give_back(self.number);
     }
 }

@@ -1,4 +1,4 @@
-//! The queue's own granted pages, through which private memory is bounced.
+//! A queue's own granted pages, through which private memory is bounced.
 //!
 //! Granted once, when the queue is connected, to one backend, and until the connection ends: a
 //! backend with persistent grants maps each page once, and one without sees ordinary grants. The
@@ -10,22 +10,24 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use hypervisor::memory::{Access, Granting, Memory};
-use hypervisor::{DomId, GrantRef, HostError, PAGE_SIZE};
+use crate::memory::{Access, Granting, Memory};
+use crate::{DomId, GrantRef, HostError, PAGE_SIZE};
 
 /// A page of the pool, by its place in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Page(u32);
+pub struct Page(u32);
 
 impl Page {
     /// The byte of the pool's memory at which it begins.
-    pub(crate) fn offset(self) -> usize {
+    #[inline]
+    #[must_use]
+    pub fn offset(self) -> usize {
         (self.0 as usize).saturating_mul(PAGE_SIZE)
     }
 }
 
 /// Granted pages, some of them in use.
-pub(crate) struct Pool<M> {
+pub struct Pool<M> {
     memory: M,
     grefs: Vec<GrantRef>,
     /// A bit for each page, set where it is free.
@@ -38,7 +40,11 @@ pub(crate) struct Pool<M> {
 impl<M: Memory> Pool<M> {
     /// `pages` pages, granted to `peer`; fewer where the domain has not so many, but at least
     /// `least`.
-    pub(crate) fn new<G: Granting<Memory = M>>(
+    ///
+    /// # Errors
+    ///
+    /// The domain has not even that many, or not so many grant table entries.
+    pub fn new<G: Granting<Memory = M>>(
         granting: &G,
         peer: DomId,
         pages: usize,
@@ -71,17 +77,21 @@ impl<M: Memory> Pool<M> {
         Ok(Self { memory, grefs, free, lowest: 0, available: pages })
     }
 
-    pub(crate) fn memory(&self) -> &M {
+    /// The memory that all its pages lie in.
+    #[inline]
+    #[must_use]
+    pub fn memory(&self) -> &M {
         &self.memory
     }
 
     /// How many pages are free.
-    pub(crate) fn available(&self) -> usize {
+    #[must_use]
+    pub fn available(&self) -> usize {
         self.available
     }
 
     /// Takes the lowest free page.
-    pub(crate) fn take(&mut self) -> Option<Page> {
+    pub fn take(&mut self) -> Option<Page> {
         let words = self.free.get_mut(self.lowest..)?;
         for (ahead, word) in words.iter_mut().enumerate() {
             if *word != 0 {
@@ -98,7 +108,7 @@ impl<M: Memory> Pool<M> {
     }
 
     /// Gives a page back.
-    pub(crate) fn give(&mut self, page: Page) {
+    pub fn give(&mut self, page: Page) {
         let word = (page.0 / 64) as usize;
         if let Some(bits) = self.free.get_mut(word) {
             let bit = 1 << (page.0 % 64);
@@ -110,12 +120,14 @@ impl<M: Memory> Pool<M> {
     }
 
     /// By which reference the backend knows a page.
-    pub(crate) fn gref(&self, page: Page) -> GrantRef {
+    #[must_use]
+    pub fn gref(&self, page: Page) -> GrantRef {
         self.grefs.get(page.0 as usize).copied().unwrap_or(GrantRef(0))
     }
 
     /// Takes the pool apart, to be retired.
-    pub(crate) fn into_parts(self) -> (M, Vec<GrantRef>) {
+    #[must_use]
+    pub fn into_parts(self) -> (M, Vec<GrantRef>) {
         (self.memory, self.grefs)
     }
 }

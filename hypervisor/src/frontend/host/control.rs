@@ -1,35 +1,41 @@
 //! The thread that follows the store.
 
-use std::os::fd::AsFd;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hypervisor::{Error, HostError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::device::{Config, Device, Ending, Phase, Step};
-use crate::host::Host;
-use crate::host::disk::Shared;
+use super::user::Shared;
+use super::{Host, Lanes};
+use crate::frontend::device::StepOf;
+use crate::frontend::{Device, Ending, Kind, Phase, Step};
+use crate::{Error, HostError};
 
 /// How often pages in quarantine are asked for.
 const RECLAIM: Duration = Duration::from_secs(1);
 
 /// Starts it for the device in `directory`. It ends when the device is over and closed.
-pub(super) fn start<H: Host>(
-    shared: Arc<Shared<H>>,
+pub(super) fn start<H, K, L>(
+    shared: Arc<Shared<H, K, L>>,
     directory: String,
-    config: Config,
-) -> Result<JoinHandle<()>, HostError> {
+    kind: K,
+) -> Result<JoinHandle<()>, HostError>
+where
+    H: Host,
+    K: Kind<H, Links: Send, Offer: Send, Info: Send> + Send + 'static,
+    L: Lanes<H, K>,
+{
     std::thread::Builder::new()
-        .name("blkfront-store".into())
+        .name(format!("{}-store", K::TOKEN))
         .spawn(move || {
-            let mut control = Control { device: Device::new(directory, config), shared };
+            let mut control = Control { device: Device::new(directory, kind), shared };
             if let Err(error) = control.run() {
                 let ending = Ending::Broken(error.to_string());
                 control.follow(Step::End(ending.clone()));
-                control.shared.update(|status| {
+                control.shared.change(|status| {
                     status.phase = Phase::Closed;
                     status.ending = Some(ending);
                 });
@@ -38,12 +44,12 @@ pub(super) fn start<H: Host>(
         .map_err(|error| HostError::from_io("start a thread", &error))
 }
 
-struct Control<H: Host> {
-    device: Device<H>,
-    shared: Arc<Shared<H>>,
+struct Control<H: Host, K: Kind<H>, L> {
+    device: Device<H, K>,
+    shared: Arc<Shared<H, K, L>>,
 }
 
-impl<H: Host> Control<H> {
+impl<H: Host, K: Kind<H>, L: Lanes<H, K>> Control<H, K, L> {
     fn run(&mut self) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         loop {
@@ -81,11 +87,11 @@ impl<H: Host> Control<H> {
     }
 
     fn tell(&self, quarantined: usize) {
-        self.shared.update(|status| {
+        self.shared.change(|status| {
             status.phase = self.device.phase();
             status.backend = self.device.seat().map(|seat| seat.peer).or(status.backend);
-            status.info = self.device.info().copied();
-            status.offer = self.device.offer().copied();
+            status.info = self.device.info().cloned();
+            status.offer = self.device.offer().cloned();
             status.trusted = self.device.trusted();
             status.quarantined = quarantined;
             status.ending = self.device.ending().cloned();
@@ -110,42 +116,30 @@ impl<H: Host> Control<H> {
         Ok(())
     }
 
-    /// Does what the device says, and wakes whoever waits at a queue.
-    fn follow(&mut self, step: Step<H>) {
+    /// Does what the device says.
+    fn follow(&mut self, step: StepOf<H, K>) {
         let shared = Arc::clone(&self.shared);
         match step {
-            Step::Idle => return,
+            Step::Idle => {}
             Step::Attach(links, info) => {
-                let slots = links.first().map_or(0, crate::link::Link::slots);
-                let queues = links.len();
-                for (lane, link) in shared.lanes.iter().zip(links) {
-                    lane.lock().attach(link, info);
-                }
-                shared.update(|status| {
-                    status.slots = slots;
-                    status.queues = queues;
-                    status.connections = status.connections.saturating_add(1);
-                });
-                tracing::info!(size = info.size, queues, slots, "disk connected");
+                shared.lanes.attach(links, info);
+                shared.change(|status| status.connections = status.connections.saturating_add(1));
+                tracing::info!("connected");
             }
             Step::Update(info) => {
-                shared.lanes.iter().for_each(|lane| lane.lock().update(info));
-                tracing::info!(size = info.size, "disk changed");
+                shared.lanes.update(info);
+                tracing::info!("the device changed");
             }
             Step::Detach => {
-                let links: Vec<_> =
-                    shared.lanes.iter().filter_map(|lane| lane.lock().detach()).collect();
+                let links = shared.lanes.detach();
                 self.device.retire(&shared.platform, links);
                 tracing::warn!("the backend is gone; waiting for one to come back");
             }
             Step::End(ending) => {
-                let error = ending.error();
-                let links: Vec<_> =
-                    shared.lanes.iter().filter_map(|lane| lane.lock().end(error)).collect();
+                let links = shared.lanes.end(&ending);
                 self.device.retire(&shared.platform, links);
                 tracing::info!("{ending}");
             }
         }
-        shared.lanes.iter().for_each(|lane| lane.bell.ring());
     }
 }

@@ -3,25 +3,20 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use hypervisor::store::{StoreError, Transaction};
-use hypervisor::xenbus::{End, Published, Seat, State, keys};
-use hypervisor::{DomId, Error, PeerFault};
+use crate::frontend::device::{Device, Ending, Phase, Step, StepOf};
+use crate::frontend::{Kind, Platform, Retire as _};
+use crate::store::{Store, StoreError, Transaction};
+use crate::xenbus::{End, Published, Seat, State, keys};
+use crate::{DomId, Error, PeerFault};
 
-use crate::device::{Device, Ending, Phase, Platform, Step};
-use crate::link::Link;
-use crate::negotiate::{self, DiskInfo, MOST_RING_ORDER, Offer, QueueKeys};
-
-/// What every watch of a device is registered with.
-const TOKEN: &str = "blkfront";
-
-impl<H: Platform> Device<H> {
+impl<H: Platform, K: Kind<H>> Device<H, K> {
     /// What is to be done now.
     ///
     /// # Errors
     ///
     /// The store is gone, or memory for rings cannot be had. What a backend did wrong is no error
     /// here but the device's end.
-    pub fn poll(&mut self, platform: &H) -> Result<Step<H>, Error> {
+    pub fn poll(&mut self, platform: &H) -> Result<StepOf<H, K>, Error> {
         if self.phase == Phase::Closed {
             return Ok(Step::Idle);
         }
@@ -40,9 +35,9 @@ impl<H: Platform> Device<H> {
         Ok(self.seat.as_ref() == Some(&seat) && seat.peer_state(platform)? == self.seen)
     }
 
-    fn advance(&mut self, platform: &H) -> Result<Step<H>, Error> {
+    fn advance(&mut self, platform: &H) -> Result<StepOf<H, K>, Error> {
         if !self.watching {
-            platform.watch(&self.own, TOKEN)?;
+            platform.watch(&self.own, K::TOKEN)?;
             self.watching = true;
         }
         let Some(seat) = self.find_seat(platform)? else { return self.without_directory(platform) };
@@ -85,7 +80,7 @@ impl<H: Platform> Device<H> {
     /// # Errors
     ///
     /// The store is gone.
-    pub fn close(&mut self, platform: &H) -> Result<Step<H>, Error> {
+    pub fn close(&mut self, platform: &H) -> Result<StepOf<H, K>, Error> {
         if matches!(self.phase, Phase::Closed | Phase::Closing) {
             return Ok(Step::Idle);
         }
@@ -112,13 +107,13 @@ impl<H: Platform> Device<H> {
         self.attached = false;
         self.drop_links(platform);
         if let Some(seat) = self.seat.take() {
-            negotiate::withdraw(platform, &seat.own)?;
+            withdraw::<H, K>(platform, &seat.own)?;
             // Refused or gone, there is nobody left to be told.
             let _ = seat.publish(platform, &[], State::Closed)?;
-            platform.unwatch(&seat.opposite, TOKEN)?;
+            platform.unwatch(&seat.opposite, K::TOKEN)?;
         }
         if core::mem::take(&mut self.watching) {
-            platform.unwatch(&self.own, TOKEN)?;
+            platform.unwatch(&self.own, K::TOKEN)?;
         }
         Ok(())
     }
@@ -128,14 +123,14 @@ impl<H: Platform> Device<H> {
     /// # Errors
     ///
     /// The store is gone.
-    pub fn fail(&mut self, platform: &H, fault: PeerFault) -> Result<Step<H>, Error> {
+    pub fn fail(&mut self, platform: &H, fault: PeerFault) -> Result<StepOf<H, K>, Error> {
         if let Some(seat) = &self.seat {
             seat.complain(platform, &fault.to_string())?;
         }
         self.finish(platform, Ending::Fault(fault))
     }
 
-    fn finish(&mut self, platform: &H, ending: Ending) -> Result<Step<H>, Error> {
+    fn finish(&mut self, platform: &H, ending: Ending) -> Result<StepOf<H, K>, Error> {
         self.ending = Some(ending.clone());
         self.abandon(platform)?;
         Ok(Step::End(ending))
@@ -163,7 +158,7 @@ impl<H: Platform> Device<H> {
 
     /// The toolstack removed our directory: for good if the backend had said goodbye, else we
     /// cannot tell its death from a restart and wait.
-    fn without_directory(&mut self, platform: &H) -> Result<Step<H>, Error> {
+    fn without_directory(&mut self, platform: &H) -> Result<StepOf<H, K>, Error> {
         if self.phase == Phase::Closing || (self.seat.is_some() && self.leaving) {
             let ending = self.ending.clone().unwrap_or(Ending::Detached);
             return self.finish(platform, ending);
@@ -172,32 +167,32 @@ impl<H: Platform> Device<H> {
     }
 
     /// Turns to the backend at `seat`.
-    fn sit(&mut self, platform: &H, seat: Seat) -> Result<Step<H>, Error> {
+    fn sit(&mut self, platform: &H, seat: Seat) -> Result<StepOf<H, K>, Error> {
         if self.attached {
             return self.lose(platform, Phase::Lost);
         }
         self.drop_links(platform);
         if let Some(former) = self.seat.take() {
-            platform.unwatch(&former.opposite, TOKEN)?;
+            platform.unwatch(&former.opposite, K::TOKEN)?;
         }
-        platform.watch(&seat.opposite, TOKEN)?;
+        platform.watch(&seat.opposite, K::TOKEN)?;
         self.leaving = false;
         self.turned_down = false;
-        self.phase = if self.queues.is_some() { Phase::Lost } else { Phase::Waiting };
+        self.phase = if self.used { Phase::Lost } else { Phase::Waiting };
         self.seat = Some(seat);
         self.advance(platform)
     }
 
     /// The backend is gone; what comes next begins anew.
-    fn lose(&mut self, platform: &H, phase: Phase) -> Result<Step<H>, Error> {
+    fn lose(&mut self, platform: &H, phase: Phase) -> Result<StepOf<H, K>, Error> {
         self.drop_links(platform);
-        self.phase = if self.queues.is_some() { Phase::Lost } else { phase };
+        self.phase = if self.used { Phase::Lost } else { phase };
         if core::mem::take(&mut self.attached) { Ok(Step::Detach) } else { Ok(Step::Idle) }
     }
 
     fn drop_links(&mut self, platform: &H) {
-        for link in core::mem::take(&mut self.links) {
-            link.retire(platform, &mut self.quarantine);
+        if let Some(links) = self.links.take() {
+            links.retire(platform, &mut self.quarantine);
         }
     }
 
@@ -208,43 +203,35 @@ impl<H: Platform> Device<H> {
         seat: &Seat,
         ours: State,
         peers: State,
-    ) -> Result<Step<H>, Error> {
+    ) -> Result<StepOf<H, K>, Error> {
         if peers == State::Connected || peers == State::Initialised {
             // It is, or seems, connected to somebody who was here before us and did not say goodbye.
             // Some backends let go when we begin anew, but all of them when we are closed.
             if !matches!(ours, State::Initialising | State::Closed | State::Unknown) {
-                negotiate::withdraw(platform, &seat.own)?;
+                withdraw::<H, K>(platform, &seat.own)?;
                 let _ = seat.publish(platform, &[], State::Closed)?;
             }
             return Ok(Step::Idle);
         }
-        if !matches!(ours, State::Initialising | State::Unknown) && !begin_anew(platform, seat)? {
+        if !matches!(ours, State::Initialising | State::Unknown)
+            && !begin_anew::<H, K>(platform, seat)?
+        {
             return Ok(Step::Idle);
         }
         self.leaving = false;
-        self.trusted = negotiate::trusted(platform, &seat.own)?;
+        self.trusted = trusted(platform, &seat.own)?;
         self.quarantine.retry(platform);
-        let offer = Offer::read(platform, seat)?;
-        let order = self.config.ring_order.min(offer.ring_order).min(MOST_RING_ORDER);
-        let count = self.config.queues.max(1).min(offer.queues) as usize;
-        let count = match self.queues {
-            Some(queues) if queues > count => {
-                let how = alloc::format!("it offers {count} queues where {queues} are in use");
-                return self.finish(platform, Ending::Changed(how));
-            }
-            Some(queues) => queues,
-            None => count,
-        };
+        let offer = self.kind.offer(platform, seat)?;
         self.drop_links(platform);
-        for _ in 0..count {
-            let (segments, pages) = (offer.segments(), self.config.pool_pages);
-            let link = Link::new(platform, seat, order, segments, pages, &mut self.quarantine)?;
-            self.links.push(link);
-        }
-        let queues: Vec<QueueKeys> = self.links.iter().map(Link::keys).collect();
-        let said = negotiate::publication(&queues);
+        let made = self.kind.make(platform, seat, &offer, self.used, &mut self.quarantine)?;
+        let links = match made {
+            Ok(links) => links,
+            Err(how) => return self.finish(platform, Ending::Changed(how)),
+        };
+        let said = self.kind.publication(&links);
+        self.links = Some(links);
         let said: Vec<(&str, String)> = said.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-        match seat.publish(platform, &said, State::Initialised)? {
+        match seat.publish(platform, &said, K::PUBLISHED)? {
             Published::Done => {
                 self.offer = Some(offer);
                 self.phase = Phase::Published;
@@ -254,36 +241,35 @@ impl<H: Platform> Device<H> {
         Ok(Step::Idle)
     }
 
-    /// The backend is connected: to what we published, or as before with news of the disk.
-    fn connected(&mut self, platform: &H, seat: &Seat) -> Result<Step<H>, Error> {
-        let info = DiskInfo::read(platform, seat)?;
-        if self.phase == Phase::Published {
-            // Linux's says only now whether it keeps grants mapped.
-            if let Some(offer) = &mut self.offer {
-                offer.persistent = Offer::read(platform, seat)?.persistent;
-            }
-            if let Some(why) = self.info.and_then(|was| unlike(&was, &info)) {
-                return self.finish(platform, Ending::Changed(why));
-            }
+    /// The backend is connected: to what we published, or as before with news of the device.
+    fn connected(&mut self, platform: &H, seat: &Seat) -> Result<StepOf<H, K>, Error> {
+        let published = self.phase == Phase::Published;
+        // What a backend offers counts until it is connected, and not after.
+        let offer = self.offer.as_mut().filter(|_| published);
+        let info = self.kind.info(platform, seat, offer)?;
+        if let Some(why) = self.info.as_ref().and_then(|was| K::unlike(was, &info)) {
+            return self.finish(platform, Ending::Changed(why));
+        }
+        if published && let Some(links) = self.links.take() {
             return match seat.publish(platform, &[], State::Connected)? {
                 Published::Done => {
                     self.phase = Phase::Connected;
-                    self.info = Some(info);
-                    self.queues = Some(self.links.len());
+                    self.info = Some(info.clone());
+                    self.used = true;
                     self.attached = true;
                     self.turned_down = false;
-                    Ok(Step::Attach(core::mem::take(&mut self.links), info))
+                    Ok(Step::Attach(links, info))
                 }
-                Published::Gone | Published::Refused(_) => self.lose(platform, Phase::Waiting),
+                Published::Gone | Published::Refused(_) => {
+                    self.links = Some(links);
+                    self.lose(platform, Phase::Waiting)
+                }
             };
         }
-        if self.info == Some(info) {
+        if self.info.as_ref() == Some(&info) {
             return Ok(Step::Idle);
         }
-        if let Some(why) = self.info.and_then(|was| unlike(&was, &info)) {
-            return self.finish(platform, Ending::Changed(why));
-        }
-        self.info = Some(info);
+        self.info = Some(info.clone());
         Ok(Step::Update(info))
     }
 
@@ -295,7 +281,7 @@ impl<H: Platform> Device<H> {
         seat: &Seat,
         ours: State,
         peers: State,
-    ) -> Result<Step<H>, Error> {
+    ) -> Result<StepOf<H, K>, Error> {
         self.leaving = true;
         let online = seat.peer_keys(platform, Transaction::NONE).flag("online")?;
         if !online {
@@ -303,14 +289,14 @@ impl<H: Platform> Device<H> {
         }
         if self.begun() {
             self.turned_down = self.phase == Phase::Published;
-            negotiate::withdraw(platform, &seat.own)?;
+            withdraw::<H, K>(platform, &seat.own)?;
             let _ = seat.publish(platform, &[], State::Closed)?;
             return self.lose(platform, Phase::Waiting);
         }
         // It was closed with whoever used it last, and offers nothing until we begin anew. Who
         // turned us down is not asked again: it would go round in circles.
         if peers == State::Closed && ours != State::Initialising && !self.turned_down {
-            let _ = begin_anew(platform, seat)?;
+            let _ = begin_anew::<H, K>(platform, seat)?;
         }
         Ok(Step::Idle)
     }
@@ -320,7 +306,7 @@ impl<H: Platform> Device<H> {
         platform: &H,
         seat: &Seat,
         peers: State,
-    ) -> Result<Step<H>, Error> {
+    ) -> Result<StepOf<H, K>, Error> {
         if matches!(peers, State::Closing | State::Closed | State::Unknown) {
             debug_assert_eq!(self.seat.as_ref(), Some(seat), "we close where we sit");
             self.abandon(platform)?;
@@ -331,8 +317,8 @@ impl<H: Platform> Device<H> {
 
 /// Forgets what our own directory says of an earlier connection, and says that we begin anew. Answers
 /// whether there still is such a directory.
-fn begin_anew<H: Platform>(platform: &H, seat: &Seat) -> Result<bool, Error> {
-    negotiate::withdraw(platform, &seat.own)?;
+fn begin_anew<H: Platform, K: Kind<H>>(platform: &H, seat: &Seat) -> Result<bool, Error> {
+    withdraw::<H, K>(platform, &seat.own)?;
     let published = match seat.publish(platform, &[], State::Initialising)? {
         Published::Refused(_) => {
             let _ = seat.publish(platform, &[], State::Closed)?;
@@ -343,16 +329,27 @@ fn begin_anew<H: Platform>(platform: &H, seat: &Seat) -> Result<bool, Error> {
     Ok(published == Published::Done)
 }
 
-/// How a disk differs from what it was such that requests made for that cannot be done on it.
-fn unlike(was: &DiskInfo, is: &DiskInfo) -> Option<String> {
-    if is.sector_size > was.sector_size {
-        let (was, is) = (was.sector_size, is.sector_size);
-        return Some(alloc::format!("its sectors have {is} bytes where they had {was}"));
+/// Removes what was published, of this connection or an earlier one with other parameters.
+fn withdraw<H: Platform, K: Kind<H>>(store: &H, own: &str) -> Result<(), StoreError> {
+    let names = match store.list(Transaction::NONE, own) {
+        Ok(names) => names,
+        Err(StoreError::Missing(_)) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for name in names.iter().filter(|name| K::publishes(name)) {
+        store.remove(Transaction::NONE, &key(own, name))?;
     }
-    if is.read_only && !was.read_only {
-        return Some("it may only be read now".into());
+    Ok(())
+}
+
+/// Whether the toolstack lets the backend of the device in `own` be trusted. Where it says nothing it
+/// does, as the headers have it; where it says anything but 1 it does not.
+fn trusted<S: Store + ?Sized>(store: &S, own: &str) -> Result<bool, StoreError> {
+    match store.read(Transaction::NONE, &key(own, "trusted")) {
+        Ok(value) => Ok(value == b"1"),
+        Err(StoreError::Missing(_)) => Ok(true),
+        Err(error) => Err(error),
     }
-    None
 }
 
 fn key(directory: &str, name: &str) -> String {

@@ -6,8 +6,8 @@
 
 use alloc::vec::Vec;
 
-use hypervisor::GrantRef;
-use hypervisor::memory::{Granting, Revoked};
+use crate::GrantRef;
+use crate::memory::{Granting, Revoked};
 
 /// Pages waiting for the backend to let go of them.
 pub struct Quarantine<G: Granting> {

@@ -8,7 +8,7 @@
 //! ```text
 //!            backend's state  ours
 //! Waiting    none, 1          1     wait for a backend to offer something
-//! Published  2, 3             3     rings and event channels are in the store
+//! Published  2, 3             3, 4  rings and event channels are in the store
 //! Connected  4                4     queues have links
 //! Lost       none, 1          -     the backend went without a word: queues wait for the next
 //! Closed     5, 6             5, 6  it said goodbye, or we did
@@ -18,53 +18,21 @@
 //! a backend that was restarted is another domain's, and the device begins anew with whatever that
 //! one offers. Only the queues and what they hold go on.
 //!
-//! Source: `io/blkif.h`, `io/xenbus.h`, RELEASE-4.17.
-
-mod steps;
+//! Source: `io/xenbus.h` and the state diagram of `io/blkif.h`, RELEASE-4.17. A network frontend
+//! publishes its rings with state 4 at once, and so tells by the backend's state alone that it is
+//! connected.
 
 use alloc::string::String;
-use alloc::vec::Vec;
 
-use hypervisor::PeerFault;
-use hypervisor::event::Events;
-use hypervisor::memory::Granting;
-use hypervisor::store::{Transactions, Watches};
-use hypervisor::xenbus::{Seat, State};
-
-use crate::link::Link;
-use crate::negotiate::{DiskInfo, Offer};
-use crate::quarantine::Quarantine;
-
-/// All that a device needs of its domain.
-pub trait Platform: Granting + Events + Transactions + Watches {}
-
-impl<T: Granting + Events + Transactions + Watches> Platform for T {}
-
-/// What we want of a device. The backend's limits lower it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Config {
-    /// Queues.
-    pub queues: u32,
-    /// The ring of each, as an order of pages: 0 for 32 requests, 4 for 512.
-    pub ring_order: u32,
-    /// Requests that each queue holds, on the ring and waiting for it.
-    pub depth: u32,
-    /// Pages of each queue through which private memory is bounced.
-    pub pool_pages: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { queues: 1, ring_order: 2, depth: 256, pool_pages: 1024 }
-    }
-}
+use crate::PeerFault;
+use crate::frontend::{Kind, Platform, Quarantine, Retire};
+use crate::xenbus::{Seat, State};
 
 /// Why a device is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ending {
-    /// The backend took the disk away.
+    /// The backend took the device away.
     Detached,
     /// The backend broke the protocol.
     Fault(PeerFault),
@@ -76,23 +44,12 @@ pub enum Ending {
     Broken(String),
 }
 
-impl Ending {
-    /// With what the requests end that this finds.
-    #[must_use]
-    pub fn error(&self) -> crate::request::IoError {
-        match self {
-            Self::Fault(_) => crate::request::IoError::Untrusted,
-            _ => crate::request::IoError::Detached,
-        }
-    }
-}
-
 impl core::fmt::Display for Ending {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Detached => f.write_str("the disk was detached"),
+            Self::Detached => f.write_str("the device was detached"),
             Self::Fault(fault) => write!(f, "the backend broke the protocol: {fault}"),
-            Self::Closed => f.write_str("the disk was closed"),
+            Self::Closed => f.write_str("the device was closed"),
             Self::Changed(how) => write!(f, "the backend that came back cannot go on: {how}"),
             Self::Broken(why) => f.write_str(why),
         }
@@ -101,16 +58,15 @@ impl core::fmt::Display for Ending {
 
 /// What a device's owner has to do now.
 #[must_use = "a step that is not done leaves queues without links, or with dead ones"]
-#[non_exhaustive]
-pub enum Step<H: Granting + Events> {
+pub enum Step<L, I> {
     /// Nothing; the next change in the store may bring something.
     Idle,
-    /// Attach each queue to its link, in this order.
-    Attach(Vec<Link<H>>, DiskInfo),
+    /// Attach the queues to these links, which are those of what the device is.
+    Attach(L, I),
     /// Detach every queue, and give the links to [`Device::retire`]. The device may come back.
     Detach,
-    /// Tell every queue that the disk changed.
-    Update(DiskInfo),
+    /// Tell every queue that the device is this now.
+    Update(I),
     /// End every queue, and give the links to [`Device::retire`]. The device is over.
     End(Ending),
 }
@@ -133,48 +89,51 @@ pub enum Phase {
     Closed,
 }
 
-/// One disk's directory in the store, and what stands behind it.
-pub struct Device<H: Granting + Events> {
-    config: Config,
+/// What a device of kind `K` tells its owner to do.
+pub type StepOf<H, K> = Step<<K as Kind<H>>::Links, <K as Kind<H>>::Info>;
+
+/// One device's directory in the store, and what stands behind it.
+pub struct Device<H: Platform, K: Kind<H>> {
+    pub(super) kind: K,
     /// Our directory.
-    own: String,
+    pub(super) own: String,
     /// Who is opposite, once we know.
-    seat: Option<Seat>,
-    phase: Phase,
-    offer: Option<Offer>,
-    info: Option<DiskInfo>,
-    /// How many queues there are, fixed by the first connection.
-    queues: Option<usize>,
+    pub(super) seat: Option<Seat>,
+    pub(super) phase: Phase,
+    pub(super) offer: Option<K::Offer>,
+    pub(super) info: Option<K::Info>,
+    /// Whether it was ever connected, so that somebody uses its queues.
+    pub(super) used: bool,
     /// Links that are published and not handed out.
-    links: Vec<Link<H>>,
+    pub(super) links: Option<K::Links>,
     /// Whether the queues have links.
-    attached: bool,
-    /// Whether the backend began to take the disk away.
-    leaving: bool,
+    pub(super) attached: bool,
+    /// Whether the backend began to take the device away.
+    pub(super) leaving: bool,
     /// Whether the backend closed instead of taking the rings that it was offered last.
-    turned_down: bool,
+    pub(super) turned_down: bool,
     /// Whether the toolstack lets the backend be trusted.
-    trusted: bool,
+    pub(super) trusted: bool,
     /// The backend's state when it was read last.
-    seen: State,
-    watching: bool,
-    quarantine: Quarantine<H>,
-    ending: Option<Ending>,
+    pub(super) seen: State,
+    pub(super) watching: bool,
+    pub(super) quarantine: Quarantine<H>,
+    pub(super) ending: Option<Ending>,
 }
 
-impl<H: Platform> Device<H> {
+impl<H: Platform, K: Kind<H>> Device<H, K> {
     /// The device in `directory`, `device/vbd/51712` for instance.
     #[must_use]
-    pub fn new(directory: impl Into<String>, config: Config) -> Self {
+    pub fn new(directory: impl Into<String>, kind: K) -> Self {
         Self {
-            config,
+            kind,
             own: directory.into(),
             seat: None,
             phase: Phase::Waiting,
             offer: None,
             info: None,
-            queues: None,
-            links: Vec::new(),
+            used: false,
+            links: None,
             attached: false,
             leaving: false,
             turned_down: false,
@@ -206,19 +165,19 @@ impl<H: Platform> Device<H> {
 
     /// What the backend offered last.
     #[must_use]
-    pub fn offer(&self) -> Option<&Offer> {
+    pub fn offer(&self) -> Option<&K::Offer> {
         self.offer.as_ref()
     }
 
-    /// Whether whoever gave us this disk lets us trust its backend; not before there is a backend.
+    /// Whether whoever gave us this device lets us trust its backend; not before there is a backend.
     #[must_use]
     pub fn trusted(&self) -> bool {
         self.trusted
     }
 
-    /// What the disk is, once it was connected.
+    /// What the device is, once it was connected.
     #[must_use]
-    pub fn info(&self) -> Option<&DiskInfo> {
+    pub fn info(&self) -> Option<&K::Info> {
         self.info.as_ref()
     }
 
@@ -229,10 +188,8 @@ impl<H: Platform> Device<H> {
     }
 
     /// Takes back what links held.
-    pub fn retire(&mut self, platform: &H, links: impl IntoIterator<Item = Link<H>>) {
-        for link in links {
-            link.retire(platform, &mut self.quarantine);
-        }
+    pub fn retire(&mut self, platform: &H, links: impl Retire<H>) {
+        links.retire(platform, &mut self.quarantine);
     }
 
     /// Asks again for pages that a backend would not let go of; says how many are still missing.
