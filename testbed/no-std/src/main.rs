@@ -6,6 +6,7 @@
 
 extern crate alloc;
 extern crate blkfront as _;
+extern crate netfront as _;
 
 mod memory;
 mod runtime;
