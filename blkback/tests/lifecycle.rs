@@ -10,13 +10,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use blkback::connect::xenbus::Offer;
-use blkback::device::backend::{History, Settled};
-use blkback::device::mailbox::Slot;
-use blkback::device::serve::{Board, Message};
-use blkback::device::toolstack::Order;
-use blkback::device::{Disks, Ended, Mailbox, Manner, Plan, Policy, Serving, Wanted};
+use blkback::device::{Disks, Manner, Message, Policy, Resize, order};
 use blkback::engine::Medium;
 use blkback::engine::memory::Disk;
+use hypervisor::backend::{
+    self, Board, Ended, History, Mailbox, Plan, Serving, Settled, Slot, Wanted,
+};
 use hypervisor::embedded::{Domain, EventChannel, Pages};
 use hypervisor::event::{Channel, Events};
 use hypervisor::memory::{Access, Granting};
@@ -59,13 +58,7 @@ impl Backend {
         let plan = Plan {
             me: id,
             wanted: wanted.parse::<Wanted>().unwrap(),
-            order: Order {
-                kind: "vbd",
-                vdev: "xvda".parse().unwrap(),
-                params: "memory".into(),
-                read_only: false,
-                manner: Manner::default(),
-            },
+            order: order::disk("vbd", "xvda".parse().unwrap(), "memory", false, Manner::default()),
             offer: Offer { queues: 4, ring_page_order: 4, persistent: true },
         };
         let (out, parts) = sync_channel(1);
@@ -390,7 +383,7 @@ fn asked_to_leave_it_lets_the_guest_finish() {
     guest.say(State::Closing);
     assert_eq!(backend.disks.queues(), 1);
     guest.say(State::Closed);
-    assert_eq!(answer.recv_timeout(PATIENCE).unwrap(), Ok(0));
+    assert_eq!(answer.recv_timeout(PATIENCE).unwrap(), Ok(()));
     assert_eq!(backend.thread.join().unwrap().unwrap(), Ended::Asked);
     assert_eq!(guest.get(&format!("{}/state", guest.home())), None);
     assert_eq!(guest.get(&format!("{}/state", seat.opposite)), None);
@@ -481,8 +474,7 @@ fn a_state_that_leads_nowhere_is_waited_in() {
     let disks = Disks::new(Medium::Memory(disk), None, &Policy::default());
     let mailbox = Mailbox::<Message>::new().unwrap();
     let offer = Offer { queues: 1, ring_page_order: 0, persistent: true };
-    let mut backend =
-        blkback::device::Backend::new(&pair, offer, mailbox.waker(), History::default());
+    let mut backend = backend::Backend::new(&pair, offer, mailbox.waker(), History::default());
     // No backend of ours ever goes there; a toolstack may write it all the same.
     for state in [State::Reconfiguring, State::Reconfigured] {
         let path = format!("{}/state", pair.back.directory);
@@ -516,7 +508,7 @@ fn limits_are_heard_and_only_images_are_resized() {
     backend.disks.limits().set(Some(100), Some(1 << 20));
     backend.slot.put(Message::Wake).unwrap();
     let (reply, answer) = sync_channel(1);
-    backend.slot.put(Message::Resize { size: Some(1 << 21), reply }).unwrap();
+    backend.slot.put(Message::Change { change: Resize { size: Some(1 << 21) }, reply }).unwrap();
     let refused = answer.recv_timeout(PATIENCE).unwrap().unwrap_err();
     assert!(refused.contains("only images are resized"), "{refused}");
     assert_eq!(backend.disks.limits().get(), (Some(100), Some(1 << 20)));

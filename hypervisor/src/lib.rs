@@ -11,6 +11,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "backend")]
+pub mod backend;
 pub mod domain;
 #[cfg(feature = "embedded")]
 pub mod embedded;

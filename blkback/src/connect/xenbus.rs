@@ -1,19 +1,20 @@
 //! The handshake of a Xen block device, backend side.
 //!
-//! What this backend can do stands in its directory before state InitWait ([`offer`]). The frontend
+//! What this backend can do stands in its directory before state InitWait ([`Offer`]). The frontend
 //! answers with its rings and event channels, whose keys are read and checked ([`read`]) and then
 //! taken into use ([`connect`]). What the disk is like stands there before state Connected
 //! ([`describe`]).
 //!
-//! Before: `device`. After: the queues. Trust: the frontend's directory is attacker-written; each
+//! Before: `hypervisor::backend`. After: the queues. Trust: the frontend's directory is attacker-written; each
 //! value is bounded where it is read. Source: `io/blkif.h`, `io/protocols.h`, RELEASE-4.17; the order
 //! of keys and states is that of its state diagram. Units: `sectors` counts 512 bytes whatever the
 //! sector size is.
 
+use hypervisor::backend::{self, Key};
 use hypervisor::event::Events;
 use hypervisor::memory::{Access, Using};
-use hypervisor::store::{Store, StoreError, Transaction, Transactions};
-use hypervisor::xenbus::{Keys, Published, Seat, State};
+use hypervisor::store::{Store, StoreError, Transaction};
+use hypervisor::xenbus::{Keys, Seat};
 use hypervisor::{Error, EventPort, GrantRef, PeerFault};
 
 use crate::connect::{Connection, Features, Layout, Link};
@@ -95,58 +96,41 @@ pub struct QueueKeys {
     pub port: EventPort,
 }
 
-/// Publishes what we can do, with `besides`, and state InitWait.
-///
-/// # Errors
-///
-/// The store refuses or is gone.
-pub fn offer<S>(
-    seat: &Seat,
-    store: &S,
-    offer: &Offer,
-    besides: &[(&str, String)],
-) -> Result<Published, StoreError>
-where
-    S: Transactions + ?Sized,
-{
-    let order = offer.ring_page_order.min(MAX_RING_PAGE_ORDER);
-    let mut keys = vec![
-        ("multi-queue-max-queues", offer.queues.clamp(1, MAX_QUEUES).to_string()),
-        ("max-ring-page-order", order.to_string()),
-        // The older name for the same, in pages.
-        ("max-ring-pages", (1_u32 << order).to_string()),
-        ("feature-max-indirect-segments", Features::MAX_INDIRECT_SEGMENTS.to_string()),
-        ("feature-persistent", flag(offer.persistent)),
-        // Linux reads these when connected and others before; they hold from here on.
-        ("feature-flush-cache", flag(true)),
-        ("feature-barrier", flag(true)),
-    ];
-    keys.extend_from_slice(besides);
-    seat.publish(store, &keys, State::InitWait)
-}
+impl backend::Offer for Offer {
+    fn keys(&self) -> Vec<Key> {
+        let order = self.ring_page_order.min(MAX_RING_PAGE_ORDER);
+        vec![
+            ("multi-queue-max-queues", self.queues.clamp(1, MAX_QUEUES).to_string()),
+            ("max-ring-page-order", order.to_string()),
+            // The older name for the same, in pages.
+            ("max-ring-pages", (1_u32 << order).to_string()),
+            ("feature-max-indirect-segments", Features::MAX_INDIRECT_SEGMENTS.to_string()),
+            ("feature-persistent", flag(self.persistent)),
+            // Linux reads these when connected and others before; they hold from here on.
+            ("feature-flush-cache", flag(true)),
+            ("feature-barrier", flag(true)),
+        ]
+    }
 
-/// What a frontend may have chosen from where somebody offered it something before us: that, as
-/// far as we can, and no less than `ours`.
-///
-/// # Errors
-///
-/// The store is gone.
-pub fn offered<S: Store + ?Sized>(seat: &Seat, store: &S, ours: &Offer) -> Result<Offer, Error> {
-    let own = |key: &str| -> Result<Option<u32>, StoreError> {
-        match store.read(Transaction::NONE, &format!("{}/{key}", seat.own)) {
-            Ok(value) => Ok(core::str::from_utf8(&value).ok().and_then(|text| text.parse().ok())),
-            Err(StoreError::Missing(_)) => Ok(None),
-            Err(error) => Err(error),
+    fn after<S: Store + ?Sized>(&self, seat: &Seat, store: &S) -> Result<Self, Error> {
+        let own = |key: &str| -> Result<Option<u32>, StoreError> {
+            match store.read(Transaction::NONE, &format!("{}/{key}", seat.own)) {
+                Ok(value) => {
+                    Ok(core::str::from_utf8(&value).ok().and_then(|text| text.parse().ok()))
+                }
+                Err(StoreError::Missing(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let mut offer = *self;
+        if let Some(queues) = own("multi-queue-max-queues")? {
+            offer.queues = self.queues.max(queues.min(MAX_QUEUES));
         }
-    };
-    let mut offer = *ours;
-    if let Some(queues) = own("multi-queue-max-queues")? {
-        offer.queues = ours.queues.max(queues.min(MAX_QUEUES));
+        if let Some(order) = own("max-ring-page-order")? {
+            offer.ring_page_order = self.ring_page_order.max(order.min(MAX_RING_PAGE_ORDER));
+        }
+        Ok(offer)
     }
-    if let Some(order) = own("max-ring-page-order")? {
-        offer.ring_page_order = ours.ring_page_order.max(order.min(MAX_RING_PAGE_ORDER));
-    }
-    Ok(offer)
 }
 
 /// Reads what the frontend wrote for this connection.
@@ -206,18 +190,9 @@ where
     Ok(Connection::new(seat.peer, transport.layout, Features::new(transport.persistent), links))
 }
 
-/// Publishes what the disk is like, and state Connected. Doing so again while Connected announces
-/// a new size.
-///
-/// # Errors
-///
-/// The store refuses or is gone.
-pub fn describe<S: Transactions + ?Sized>(
-    seat: &Seat,
-    store: &S,
-    offered: &Offer,
-    disk: &Disk,
-) -> Result<Published, StoreError> {
+/// What the disk is like, for state Connected. That state again, with another size, announces it.
+#[must_use]
+pub fn describe(offered: &Offer, disk: &Disk) -> Vec<Key> {
     let discard = if disk.read_only { None } else { disk.discard };
     let mut keys = vec![
         ("feature-flush-cache", flag(true)),
@@ -234,7 +209,7 @@ pub fn describe<S: Transactions + ?Sized>(
     keys.push(("sector-size", disk.sector_size.to_string()));
     keys.push(("physical-sector-size", disk.physical_sector_size.to_string()));
     keys.push(("info", info(disk).to_string()));
-    seat.publish(store, &keys, State::Connected)
+    keys
 }
 
 /// What kind of disk it is, as `info` has it.

@@ -4,21 +4,22 @@
 
 use std::process;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use hypervisor::backend::{Board, Slot};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::control::message::{Device, Limits};
 use crate::control::{Desk, Request};
-use crate::device::mailbox::Slot;
 use crate::device::queues::Disks;
-use crate::device::serve::{Board, Message};
+use crate::device::{Message, Resize};
 use crate::engine::Medium;
 
 /// How long the device's thread may take: longer than a guest may take to let go of its disk.
 const PATIENCE: Duration = Duration::from_secs(50);
+/// Nobody takes messages any more.
+const GONE: &str = "the device did not answer: it is ending";
 
 /// A device's desk.
 pub struct DeviceDesk {
@@ -44,10 +45,15 @@ impl Desk for DeviceDesk {
             Request::List => value(&self.device()),
             Request::Rings => value(&self.disks.rings()),
             Request::Counters => value(&self.disks.counters()),
-            Request::Resize { size } => value(&self.ask(|reply| Message::Resize { size, reply })?),
+            Request::Resize { size } => {
+                let change = Resize { size };
+                let change = |reply| Message::Change { change, reply };
+                value(&self.slot.ask(PATIENCE, change)?)
+            }
             Request::Limits { iops, bytes } => self.limit(iops, bytes),
             Request::Detach { force } => {
-                self.ask(|reply| Message::Leave { force, reply: Some(reply) })?;
+                let leave = |reply| Message::Leave { force, reply: Some(reply) };
+                self.slot.ask(PATIENCE, leave)?;
                 Ok(Value::Null)
             }
         }
@@ -88,20 +94,10 @@ impl DeviceDesk {
             let some = |new: Option<u64>, old: Option<u64>| new.map_or(old, nonzero);
             limits.set(some(iops, old_iops), some(bytes, old_bytes));
             // A queue that sleeps until the old limit lets it go on is to look at the new one.
-            self.slot.put(Message::Wake).map_err(|_| gone())?;
+            self.slot.put(Message::Wake).map_err(|_| GONE)?;
         }
         let (iops, bytes) = limits.get();
         value(&Limits { iops, bytes })
-    }
-
-    /// Has the device's thread do something, and waits for it.
-    fn ask(
-        &self,
-        message: impl FnOnce(SyncSender<Result<u64, String>>) -> Message,
-    ) -> Result<u64, String> {
-        let (reply, answer): (_, Receiver<Result<u64, String>>) = sync_channel(1);
-        self.slot.put(message(reply)).map_err(|_| gone())?;
-        answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(gone()))
     }
 }
 
@@ -119,10 +115,6 @@ pub fn name_of(medium: &Medium) -> &'static str {
         Medium::Memory(_) => "memory",
         Medium::Null(_) => "null",
     }
-}
-
-fn gone() -> String {
-    "the device did not answer: it is ending".to_owned()
 }
 
 fn value<T: Serialize>(thing: &T) -> Result<Value, String> {

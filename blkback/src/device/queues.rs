@@ -7,14 +7,17 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hypervisor::backend::{Key, Kind, Platform, Running, Service, Waker};
 use hypervisor::event::Channel;
 use hypervisor::memory::Memory;
+use hypervisor::store::Store;
+use hypervisor::xenbus::Seat;
 use hypervisor::{ConfigError, Error, PAGE_SIZE};
 
 use crate::connect::Connection;
-use crate::connect::xenbus::{Discard, Disk};
+use crate::connect::xenbus::{self, Discard, Disk, Offer};
 use crate::control::message::{Counters, Ring};
-use crate::device::{Platform, Running, Service, Waker};
+use crate::device::{KIND, Resize};
 use crate::engine::Medium;
 use crate::image::Image;
 use crate::policy::acquire::{Mapping, Reach};
@@ -208,13 +211,33 @@ where
     H::Mapping: Memory + Send + 'static,
     H::Channel: Channel + AsFd + Send + 'static,
 {
-    type Running = Queues;
+    const KIND: &'static Kind = KIND;
 
-    fn disk(&self) -> Disk {
-        described(&self.medium, self.manner)
+    type Offer = Offer;
+    type Running = Queues;
+    type Change = Resize;
+    type Changed = u64;
+
+    fn connect<S: Store + ?Sized>(
+        &self,
+        domain: &H,
+        seat: &Seat,
+        store: &S,
+        offer: &Offer,
+        waker: Waker,
+    ) -> Result<Queues, Error> {
+        let transport = xenbus::read(seat, store, offer)?;
+        let connection = xenbus::connect(seat, domain, &transport)?;
+        tracing::info!(domain = %seat.peer, queues = transport.queues.len(),
+            layout = ?transport.layout, persistent = transport.persistent, "connecting");
+        self.start(domain, connection, waker)
     }
 
-    fn resize(&self, size: Option<u64>) -> Result<u64, Error> {
+    fn describe(&self, offer: &Offer) -> Vec<Key> {
+        xenbus::describe(offer, &described(&self.medium, self.manner))
+    }
+
+    fn change(&self, Resize { size }: Resize) -> Result<u64, Error> {
         let Some(image) = &self.image else {
             let have = self.medium.geometry().size;
             return match size {
@@ -229,13 +252,25 @@ where
         self.serving.sectors.store(size / SECTOR, Ordering::SeqCst);
         Ok(size)
     }
+}
 
-    fn start(
+impl Disks {
+    /// Serves `connection`. `waker` is woken when a queue ends before it was told to.
+    ///
+    /// # Errors
+    ///
+    /// The frontend's fault, or the host cannot.
+    fn start<H>(
         &self,
         domain: &H,
         connection: Connection<H::Mapping, H::Channel>,
         waker: Waker,
-    ) -> Result<Queues, Error> {
+    ) -> Result<Queues, Error>
+    where
+        H: Platform + Clone + Send + 'static,
+        H::Mapping: Memory + Send + 'static,
+        H::Channel: Channel + AsFd + Send + 'static,
+    {
         let Connection { peer, layout, features, queues: links, .. } = connection;
         let broken = Arc::new(Mutex::new(None));
         let mut queues = Queues { handles: Vec::new(), broken, counted: Arc::clone(&self.counted) };
@@ -308,6 +343,16 @@ impl Running for Queues {
         for handle in &self.handles {
             handle.wake();
         }
+    }
+
+    fn reread<S: Store + ?Sized>(&mut self, _: &Seat, _: &S) -> Result<(), Error> {
+        // Nothing of a disk is changed in the store while it is in use.
+        Ok(())
+    }
+
+    fn reconfigure<S: Store + ?Sized>(&mut self, _: &Seat, _: &S) -> Result<(), Error> {
+        // A disk's frontend chooses once.
+        Ok(())
     }
 
     fn finish(self) {

@@ -9,13 +9,13 @@
 
 use std::path::{Path, PathBuf};
 
+use hypervisor::backend::toolstack::OWN;
+use hypervisor::backend::{Adopted, Hotplug, Spot};
 use hypervisor::store::{Store, StoreError, Transaction};
 use hypervisor::xenbus::State;
 use hypervisor::{DomId, Error};
 
-use crate::device::adopt::{Adopted, Spot};
-use crate::device::hotplug::Hotplug;
-use crate::device::toolstack::OWN;
+use crate::device::{KIND, Wish};
 
 /// The most devices of one kind that are looked for: what is beyond cannot be a machine's.
 const MOST: usize = 1 << 16;
@@ -107,7 +107,7 @@ impl Devices {
         if has(store, &format!("{spot}/{OWN}"))? {
             return Ok(false);
         }
-        let device = match Adopted::find(store, spot) {
+        let device = match Adopted::find(store, KIND, spot) {
             Ok(Some(device)) => device,
             Ok(None) => return Ok(false),
             // That is for its own process to say.
@@ -127,7 +127,7 @@ impl Devices {
             }
         }
         let Some(image) = &self.image else { return Ok(true) };
-        match device.wish(store) {
+        match Wish::read(store, &device) {
             Ok(Some(wish)) => {
                 Ok(std::fs::canonicalize(&wish.image).is_ok_and(|full| full == *image))
             }

@@ -9,10 +9,10 @@ use std::io;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
+use hypervisor::backend::Spot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::device::adopt::Spot;
 use crate::watch::devices::Standing;
 
 /// How long to wait after the first failure.

@@ -17,15 +17,11 @@
 pub mod devices;
 pub mod keeper;
 
-use std::os::fd::AsFd as _;
 use std::time::Instant;
 
-use hypervisor::{Error, HostError};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::device::mailbox::Mailbox;
-use crate::device::serve::{Meeting, drain};
+use hypervisor::Error;
+use hypervisor::backend::serve::drain;
+use hypervisor::backend::{Mailbox, Meeting};
 
 pub use devices::{Claim, Devices};
 pub use keeper::{Keeper, Starter};
@@ -73,23 +69,7 @@ where
             keeper.look(&standing, Instant::now());
         }
         let until = if leaving { None } else { keeper.next_look() };
-        let timeout = match until {
-            None => PollTimeout::NONE,
-            Some(then) => {
-                // One more, so as not to wake before it.
-                let left = then.saturating_duration_since(Instant::now()).as_millis();
-                let left = i32::try_from(left.saturating_add(1)).unwrap_or(i32::MAX);
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            }
-        };
-        let mut waited = [
-            PollFd::new(store.as_fd(), PollFlags::POLLIN),
-            PollFd::new(mailbox.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut waited, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(HostError::new("wait for the store", errno as i32).into()),
-        }
+        mailbox.wait(&[store.as_fd()], until)?;
         drain(store)?;
         for event in mailbox.take() {
             if event == Event::Leave {

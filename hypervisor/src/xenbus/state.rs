@@ -101,9 +101,10 @@ impl State {
             | (End::Back, InitWait, Initialised | Connected)
             | (End::Back, Initialised, Connected)
             // Connected again announces a new size (blkif).
-            | (End::Back, Connected, Connected | Reconfiguring)
+            // and Reconfigured answers a frontend that is Reconfiguring (netif).
+            | (End::Back, Connected, Connected | Reconfiguring | Reconfigured)
             // A backend that lost its connection by a restart asks for a new one.
-            | (End::Back, Initialised | Connected | Closing, InitWait)
+            | (End::Back, Initialised | Connected | Reconfigured | Closing, InitWait)
             | (End::Back, Closed, Initialising | InitWait) => true,
             (End::Front, Initialising, InitWait | Initialised | Connected)
             | (End::Front, InitWait, Initialised | Connected)

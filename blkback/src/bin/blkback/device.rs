@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use blkback::control::{Server, socket};
-use blkback::device::adopt::Wish;
-use blkback::device::serve::Message;
-use blkback::device::{Adopted, DeviceDesk, Disks, Mailbox, Serving, Spot, guest, standby};
+use blkback::device::{DeviceDesk, Disks, KIND, Message, Wish};
 use blkback::engine::{Choice, Medium};
 use blkback::image::{Image, Options};
 use blkback::policy::acquire::Mapping;
+use hypervisor::backend::{Adopted, Mailbox, Serving, Spot, guest, standby};
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
@@ -63,7 +62,7 @@ fn serve<D: Domain>(
         return Err(ConfigError::new("--device", spot, problem).into());
     }
     let store = domain.open_store()?;
-    let Some(mut device) = Adopted::find(&store, spot)? else {
+    let Some(mut device) = Adopted::find(&store, KIND, spot)? else {
         let problem = "there is no such device; xenstore-ls shows those that there are";
         return Err(ConfigError::new("--device", spot, problem).into());
     };
@@ -74,7 +73,8 @@ fn serve<D: Domain>(
     }
     let queues = options.queues.unwrap_or_else(start::usual_queues);
     let offer = start::offer(options, queues);
-    let opened = match standby::wish(&store, &device, &offer, &mailbox) {
+    let read = || Wish::read(&store, &device);
+    let opened = match standby::wish(&store, &device, &offer, &mailbox, read) {
         Ok(None) => return Ok(()),
         Ok(Some(wish)) => open(options, &wish, queues).map(|opened| (opened, wish)),
         Err(error) => Err(error),
@@ -99,7 +99,7 @@ fn serve<D: Domain>(
     let disks = Arc::new(Disks::new(medium, Some(image), &policy));
     let name = wish.image.display().to_string();
     let slot = mailbox.slot();
-    let vdev = device.vdev.to_string();
+    let vdev = device.label.clone();
     let wanted = device.guest.name.clone();
     let serving = Serving::adopt(domain, &store, &store, &*disks, (device, offer), mailbox);
     let desk = DeviceDesk {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use blkback::device::{Spot, Wanted};
 use blkback::image::Direct;
 use blkback::policy::acquire::Reach;
 use blkback::vdev::Vdev;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hypervisor::backend::{Spot, Wanted};
 
 use crate::size;
 

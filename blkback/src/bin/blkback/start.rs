@@ -8,13 +8,13 @@ use anyhow::{Result, bail};
 use blkback::connect::xenbus::Offer;
 use blkback::control::{Server, socket};
 use blkback::device::desk::{name_of, nonzero};
-use blkback::device::toolstack::Order;
-use blkback::device::{DeviceDesk, Disks, Plan, Policy, Serving, Wanted};
+use blkback::device::{DeviceDesk, Disks, Policy, order};
 use blkback::engine::memory::Disk;
 use blkback::engine::{Choice, Medium};
 use blkback::image::{Geometry, Image, Options};
 use blkback::policy::acquire::Mapping;
 use blkback::policy::polling::Waiting;
+use hypervisor::backend::{Plan, Serving, Wanted};
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::{self, Place};
 use hypervisor::find::{self, Embedded, Found, Kind};
@@ -92,13 +92,13 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
     let plan = Plan {
         me: domain.id(),
         wanted: wanted.clone(),
-        order: Order {
+        order: order::disk(
             kind,
-            vdev: options.vdev,
-            params: name(options, &disks),
-            read_only: options.readonly || options.cdrom,
-            manner: policy.manner,
-        },
+            options.vdev,
+            &name(options, &disks),
+            options.readonly || options.cdrom,
+            policy.manner,
+        ),
         offer: offer(options, queues),
     };
     let store = domain.open_store()?;

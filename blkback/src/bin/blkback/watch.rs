@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use blkback::control::socket;
-use blkback::device::{Mailbox, Spot};
 use blkback::watch::{self, Claim, Devices, Keeper, Starter};
+use hypervisor::backend::{Mailbox, Spot};
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
 use hypervisor::host::Domain;

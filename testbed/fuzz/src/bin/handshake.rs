@@ -6,16 +6,16 @@
 use std::cell::Cell;
 
 use blkback::connect::Connection;
-use blkback::connect::xenbus::{Discard, Disk, Offer};
-use blkback::device::backend::{History, Settled};
-use blkback::device::{Backend, Mailbox, Message, Running, Service, Waker};
+use blkback::connect::xenbus::{self, Discard, Disk, Offer};
+use blkback::device::{KIND, Message};
 use domkit_fuzz::bytes::Bytes;
 use domkit_fuzz::memory::Granted;
 use domkit_fuzz::platform::{Bell, Guest};
 use domkit_fuzz::store::Keys;
+use hypervisor::backend::{Backend, History, Key, Kind, Mailbox, Running, Service, Settled, Waker};
 use hypervisor::memory::Memory as _;
-use hypervisor::store::Transaction;
-use hypervisor::xenbus::{End, Pair, State};
+use hypervisor::store::{Store, Transaction};
+use hypervisor::xenbus::{End, Pair, Seat, State};
 use hypervisor::{DomId, Error, HostError, PAGE_SIZE, PeerFault};
 
 const OFFER: Offer = Offer { queues: 3, ring_page_order: 2, persistent: true };
@@ -91,32 +91,35 @@ impl Running for Served {
 
     fn wake(&self) {}
 
+    fn reread<S: Store + ?Sized>(&mut self, _: &Seat, _: &S) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn reconfigure<S: Store + ?Sized>(&mut self, _: &Seat, _: &S) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn finish(self) {}
 }
 
 impl Service<Guest> for Frontend {
+    const KIND: &'static Kind = KIND;
+
+    type Offer = Offer;
     type Running = Served;
+    type Change = ();
+    type Changed = ();
 
-    fn disk(&self) -> Disk {
-        let discard = Some(Discard { granularity: 4096, alignment: 0, secure: true });
-        let (sector_size, physical_sector_size) = (512, 4096);
-        let (read_only, cdrom, removable) = (false, true, true);
-        Disk {
-            sectors: 99,
-            sector_size,
-            physical_sector_size,
-            read_only,
-            cdrom,
-            removable,
-            discard,
-        }
-    }
-
-    fn resize(&self, _: Option<u64>) -> Result<u64, Error> {
-        Ok(0)
-    }
-
-    fn start(&self, _: &Guest, to: Connection<Granted, Bell>, _: Waker) -> Result<Served, Error> {
+    fn connect<S: Store + ?Sized>(
+        &self,
+        domain: &Guest,
+        seat: &Seat,
+        store: &S,
+        offer: &Offer,
+        _: Waker,
+    ) -> Result<Served, Error> {
+        let transport = xenbus::read(seat, store, offer)?;
+        let to = xenbus::connect(seat, domain, &transport)?;
         let queues = to.queues.len();
         assert!((1..=OFFER.queues as usize).contains(&queues), "{queues} queues");
         for link in &to.queues {
@@ -128,6 +131,26 @@ impl Service<Guest> for Frontend {
             return Err(HostError::new("start a thread", 11).into());
         }
         Ok(Served { _connection: to, fails: Cell::new(how & 3 == 2) })
+    }
+
+    fn describe(&self, offer: &Offer) -> Vec<Key> {
+        let discard = Some(Discard { granularity: 4096, alignment: 0, secure: true });
+        let (sector_size, physical_sector_size) = (512, 4096);
+        let (read_only, cdrom, removable) = (false, true, true);
+        let disk = Disk {
+            sectors: 99,
+            sector_size,
+            physical_sector_size,
+            read_only,
+            cdrom,
+            removable,
+            discard,
+        };
+        xenbus::describe(offer, &disk)
+    }
+
+    fn change(&self, (): ()) -> Result<(), Error> {
+        Ok(())
     }
 }
 

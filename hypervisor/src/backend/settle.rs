@@ -7,14 +7,13 @@
 
 use std::collections::BTreeMap;
 
-use hypervisor::Error;
-use hypervisor::store::{Transaction, Transactions};
-use hypervisor::xenbus::{End, Pair, Published, Seat, State};
+use crate::Error;
+use crate::store::{StoreError, Transaction, Transactions};
+use crate::xenbus::{End, Pair, Published, Seat, State};
 
-use crate::connect::xenbus::{self, Offer};
-use crate::device::hotplug::{self, Hotplug};
-use crate::device::lifecycle::{self, Seen, Step};
-use crate::device::{Platform, Running, Service, Waker};
+use super::hotplug::{self, Hotplug};
+use super::lifecycle::{self, Seen, Step};
+use super::{Offer as _, Platform, Running, Service, Waker};
 
 /// The most steps between two waits. What a frontend changes meanwhile is told by its watch, so a
 /// frontend that changes without end gets this much of our time for each change.
@@ -46,7 +45,7 @@ pub enum Settled {
 /// The backend's end of one device.
 pub struct Backend<H: Platform, V: Service<H>> {
     seat: Seat,
-    offer: Offer,
+    offer: V::Offer,
     waker: Waker,
     running: Option<V::Running>,
     barred: bool,
@@ -61,7 +60,7 @@ pub struct Backend<H: Platform, V: Service<H>> {
 impl<H: Platform, V: Service<H>> Backend<H, V> {
     /// The backend's end of `pair`, which offers `offer`.
     #[must_use]
-    pub fn new(pair: &Pair, offer: Offer, waker: Waker, history: History) -> Self {
+    pub fn new(pair: &Pair, offer: V::Offer, waker: Waker, history: History) -> Self {
         let seat = pair.seat(End::Back);
         Self {
             seat,
@@ -85,17 +84,17 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         store: &S,
         pair: &Pair,
         hotplug: Hotplug,
-        offer: Offer,
+        offer: V::Offer,
         waker: Waker,
     ) -> Result<Self, Error> {
-        let mut backend = Self::new(pair, offer, waker, History::default());
+        let mut backend = Self::new(pair, offer.clone(), waker, History::default());
         backend.hotplug = Some(hotplug);
         backend.paused = hotplug::take_up(&backend.seat, store)?;
         let (own, peer) = backend.states(store)?;
         if own == State::InitWait || backend.paused {
             // Somebody was here before us, and the frontend may have chosen from what that one
             // offered.
-            backend.offer = xenbus::offered(&backend.seat, store, &offer)?;
+            backend.offer = offer.after(&backend.seat, store)?;
             if own == State::InitWait && matches!(peer, State::Initialising | State::InitWait) {
                 backend.offer = offer;
                 // Gone or asked for something else meanwhile, the first look sees that.
@@ -138,6 +137,9 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
             if let Some(error) = self.running.as_mut().and_then(Running::failed) {
                 self.give_up(store, &error)?;
             }
+            if let Err(error) = self.reread(store) {
+                self.give_up(store, &error)?;
+            }
             let (own, peer) = self.states(store)?;
             if self.hotplug.is_some() && self.offered && own == State::Initialising {
                 // The toolstack made another device here: it is not for us to say what it is.
@@ -150,14 +152,32 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
             let online = self.online(store)?;
             let attached = self.running.is_some();
             let ready = self.ready(store)?;
-            let (barred, paused) = (self.barred, self.paused);
-            let seen = Seen { own, peer, online, attached, barred, ready, paused };
+            let (barred, paused, reconfigures) = (self.barred, self.paused, V::KIND.reconfigures);
+            let seen = Seen { own, peer, online, attached, barred, ready, paused, reconfigures };
             let step = lifecycle::next(seen);
             tracing::debug!(?seen, ?step, device = self.seat.own, "step");
             match step {
-                Step::Wait => return Ok(Settled::Waiting),
+                Step::Wait => {
+                    // It went on and came back to Reconfiguring before we looked.
+                    if (own, peer) == (State::Reconfigured, State::Reconfiguring)
+                        && let Err(error) = self.reconfigure(store)
+                    {
+                        self.give_up(store, &error)?;
+                    }
+                    return Ok(Settled::Waiting);
+                }
                 Step::Leave => return Ok(Settled::Over),
                 Step::Detach => self.detach(),
+                Step::Reconfigure => {
+                    if let Err(error) = self.reconfigure(store) {
+                        self.give_up(store, &error)?;
+                    }
+                }
+                Step::Resume => {
+                    // What else happened to the device meanwhile is seen on the next round.
+                    let described = service.describe(&self.offer);
+                    let _ = self.seat.publish(store, &described, State::Connected)?;
+                }
                 Step::Offer | Step::Closing | Step::Closed => {
                     self.paused = false;
                     let published = match step {
@@ -184,7 +204,7 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         Ok(Settled::Waiting)
     }
 
-    /// Tells the frontend that the disk has another size.
+    /// Tells the frontend that the device is not as it was.
     ///
     /// # Errors
     ///
@@ -197,7 +217,8 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
             && self.seat.own_state(store, Transaction::NONE)? == State::Connected
         {
             // Gone or closing, the frontend has no use for it.
-            let _ = xenbus::describe(&self.seat, store, &self.offer, &service.disk())?;
+            let described = service.describe(&self.offer);
+            let _ = self.seat.publish(store, &described, State::Connected)?;
         }
         Ok(())
     }
@@ -210,7 +231,7 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
     }
 
     /// Finishes and answers what is under way, and leaves the frontend its rings and its state, for
-    /// the next backend to go on with: the frontend waits as for a slow disk.
+    /// the next backend to go on with: the frontend waits as for a slow device.
     ///
     /// # Errors
     ///
@@ -241,11 +262,12 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         S: Transactions + ?Sized,
     {
         self.offered = true;
-        let besides = self.hotplug.map(Hotplug::accepted).unwrap_or_default();
-        Ok(xenbus::offer(&self.seat, store, &self.offer, &besides)?)
+        let mut keys = self.offer.keys();
+        keys.extend(self.hotplug.map(Hotplug::accepted).unwrap_or_default());
+        Ok(self.seat.publish(store, &keys, State::InitWait)?)
     }
 
-    /// Whether whatever prepares the disk is done.
+    /// Whether whatever prepares the device is done.
     fn ready<S: Transactions + ?Sized>(&self, store: &S) -> Result<bool, Error> {
         match self.hotplug {
             Some(hotplug) => hotplug.is_done(&self.seat, store),
@@ -257,17 +279,14 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
     where
         S: Transactions + ?Sized,
     {
-        let transport = xenbus::read(&self.seat, store, &self.offer)?;
-        let connection = xenbus::connect(&self.seat, domain, &transport)?;
-        let queues = transport.queues.len();
-        let running = service.start(domain, connection, self.waker.clone())?;
-        let described = xenbus::describe(&self.seat, store, &self.offer, &service.disk());
-        match described {
+        let (seat, waker) = (&self.seat, self.waker.clone());
+        let running = service.connect(domain, seat, store, &self.offer, waker)?;
+        let described = service.describe(&self.offer);
+        match self.seat.publish(store, &described, State::Connected) {
             Ok(Published::Done) => {
                 self.running = Some(running);
                 self.history.connections = self.history.connections.saturating_add(1);
-                tracing::info!(domain = %self.seat.peer, queues, layout = ?transport.layout,
-                    persistent = transport.persistent, "connected");
+                tracing::info!(domain = %self.seat.peer, "connected");
                 Ok(())
             }
             // The toolstack took the device away in this moment: the next look sees that.
@@ -280,6 +299,24 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                 Err(error.into())
             }
         }
+    }
+
+    /// Looks at what may change while the device is in use.
+    fn reread<S: Transactions + ?Sized>(&mut self, store: &S) -> Result<(), Error> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        if V::KIND.live.is_empty() {
+            return Ok(());
+        }
+        running.reread(&self.seat, store)
+    }
+
+    /// Has the frontend's keys read again, and says so.
+    fn reconfigure<S: Transactions + ?Sized>(&mut self, store: &S) -> Result<(), Error> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        running.reconfigure(&self.seat, store)?;
+        // What else happened to the device meanwhile is seen on the next round.
+        let _ = self.seat.publish(store, &[], State::Reconfigured)?;
+        Ok(())
     }
 
     /// Ends the connection for a reason, and says so.
@@ -309,7 +346,6 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
 
     /// Whether the toolstack means the device to stay. What is not said is meant so.
     fn online<S: Transactions + ?Sized>(&self, store: &S) -> Result<bool, Error> {
-        use hypervisor::store::StoreError;
         match store.read(Transaction::NONE, &format!("{}/online", self.seat.own)) {
             Ok(value) => Ok(value != b"0"),
             Err(StoreError::Missing(_)) => Ok(true),

@@ -9,11 +9,14 @@
 //!                              |                      |  5 or ours       6, or gone |
 //!                              +----- frontend 1 -----+                             |
 //!                              +------------ frontend 1, while online --------------+
+//!
+//!   Connected --frontend 7, reconfigure--> Reconfigured --frontend 4--> Connected
 //! ```
 //!
-//! Source: state diagram of `io/blkif.h`, RELEASE-4.17.
+//! Source: state diagram of `io/blkif.h`, RELEASE-4.17. The second line is of network devices:
+//! Linux's netfront goes to Reconfiguring to have `xdp-headroom` read, and waits for Reconfigured.
 
-use hypervisor::xenbus::State;
+use crate::xenbus::State;
 
 /// What is seen of a device at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +32,13 @@ pub struct Seen {
     /// Whether the frontend broke the protocol and has not begun anew since.
     pub barred: bool,
     /// Whether nothing else has to be there before a frontend may connect: no script that prepares
-    /// the disk is awaited.
+    /// the device is awaited.
     pub ready: bool,
     /// Whether our predecessor at this device answered all that it had taken and left the rings as
     /// they are, for us to go on with.
     pub paused: bool,
+    /// Whether the frontend may have its keys read again while it is connected.
+    pub reconfigures: bool,
 }
 
 /// What to do about it. Afterwards it is worth looking again, except after [`Step::Wait`] and
@@ -48,6 +53,10 @@ pub enum Step {
     Connect,
     /// Finish and answer what is under way, and let the rings go.
     Detach,
+    /// Read the keys again that a connected frontend may change, and say Reconfigured.
+    Reconfigure,
+    /// Say what the device is like, and Connected again: the frontend has seen Reconfigured.
+    Resume,
     /// Say Closing: the frontend is closing.
     Closing,
     /// Say Closed: nothing of the frontend's is held.
@@ -63,7 +72,7 @@ pub fn next(seen: Seen) -> Step {
         Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured,
         Reconfiguring, Unknown,
     };
-    let Seen { own, peer, online, attached, barred, ready, paused } = seen;
+    let Seen { own, peer, online, attached, barred, ready, paused, reconfigures } = seen;
     match (own, peer) {
         // The toolstack removed our directory, or set our state back, while rings are held.
         (Unknown | Closed | Initialising | InitWait, _) if attached => Step::Detach,
@@ -74,7 +83,7 @@ pub fn next(seen: Seen) -> Step {
         // It began anew without having closed.
         (_, Initialising | InitWait) if attached => Step::Detach,
         // It wants what is under way finished, and then to close.
-        (Connected, Closing) => Step::Closing,
+        (Connected | Reconfigured, Closing) => Step::Closing,
         (_, Closing) if attached => Step::Wait,
         (InitWait | Initialised | Initialising, Closing) => Step::Closing,
 
@@ -82,6 +91,8 @@ pub fn next(seen: Seen) -> Step {
         (Closing, _) if attached => Step::Wait,
         (Closing, _) => Step::Closed,
 
+        (Connected, Reconfiguring) if attached && reconfigures => Step::Reconfigure,
+        (Reconfigured, Connected) if attached && reconfigures => Step::Resume,
         (Connected | Initialised | Reconfiguring | Reconfigured, _) if attached => Step::Wait,
 
         (Closed, _) if !online => Step::Leave,
@@ -102,11 +113,15 @@ pub fn next(seen: Seen) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use super::State::{Closed, Closing, Connected, InitWait, Initialised, Initialising, Unknown};
+    use super::State::{
+        Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured,
+        Reconfiguring, Unknown,
+    };
     use super::*;
 
     fn seen(own: State, peer: State, online: bool, attached: bool) -> Seen {
-        Seen { own, peer, online, attached, barred: false, ready: true, paused: false }
+        let (barred, ready, paused, reconfigures) = (false, true, false, false);
+        Seen { own, peer, online, attached, barred, ready, paused, reconfigures }
     }
 
     fn at(own: State, peer: State, online: bool, attached: bool) -> Step {
@@ -117,7 +132,8 @@ mod tests {
     fn settle(own: &mut State, peer: State, online: bool, attached: &mut bool) -> Vec<Step> {
         let mut done = Vec::new();
         loop {
-            let step = at(*own, peer, online, *attached);
+            // Where the peer never is Reconfiguring, it makes no difference that it might be.
+            let step = next(Seen { reconfigures: true, ..seen(*own, peer, online, *attached) });
             done.push(step);
             match step {
                 Step::Wait | Step::Leave => return done,
@@ -126,6 +142,8 @@ mod tests {
                 Step::Detach => *attached = false,
                 Step::Closing => *own = Closing,
                 Step::Closed => *own = Closed,
+                Step::Reconfigure => *own = Reconfigured,
+                Step::Resume => *own = Connected,
             }
             assert!(done.len() < 8, "never settles: {done:?}");
         }
@@ -206,6 +224,18 @@ mod tests {
         for peer in State::ALL {
             assert_eq!(at(Unknown, peer, true, true), Step::Detach);
             assert_eq!(at(Unknown, peer, true, false), Step::Leave);
+        }
+    }
+
+    #[test]
+    fn a_connected_frontend_may_reconfigure_where_its_kind_of_device_can() {
+        for reconfigures in [false, true] {
+            let at = |own, peer| next(Seen { reconfigures, ..seen(own, peer, true, true) });
+            let or_wait = |step| if reconfigures { step } else { Step::Wait };
+            assert_eq!(at(Connected, Reconfiguring), or_wait(Step::Reconfigure));
+            assert_eq!(at(Reconfigured, Reconfiguring), Step::Wait);
+            assert_eq!(at(Reconfigured, Connected), or_wait(Step::Resume));
+            assert_eq!(at(Reconfigured, Closing), Step::Closing);
         }
     }
 

@@ -4,10 +4,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::{Duration, Instant};
 
-use hypervisor::HostError;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::HostError;
 
 /// Wakes whoever waits at a mailbox.
 #[derive(Clone, Debug)]
@@ -55,6 +59,22 @@ impl<T> Slot<T> {
         self.waker.wake();
         Ok(())
     }
+
+    /// Puts a message in that is to be answered, and waits for the answer for as long as `patience`.
+    ///
+    /// # Errors
+    ///
+    /// The answer's own, or that there was none.
+    pub fn ask<A>(
+        &self,
+        patience: Duration,
+        message: impl FnOnce(SyncSender<Result<A, String>>) -> T,
+    ) -> Result<A, String> {
+        let gone = || "the device did not answer: it is ending".to_owned();
+        let (reply, answer) = sync_channel(1);
+        self.put(message(reply)).map_err(|_| gone())?;
+        answer.recv_timeout(patience).unwrap_or_else(|_| Err(gone()))
+    }
 }
 
 impl<T> Mailbox<T> {
@@ -81,6 +101,30 @@ impl<T> Mailbox<T> {
     #[must_use]
     pub fn slot(&self) -> Slot<T> {
         Slot { waker: self.waker(), sender: self.sender.clone() }
+    }
+
+    /// Sleeps until there is a message, one of `others` is readable, or it is `until`; or until a
+    /// signal comes.
+    ///
+    /// # Errors
+    ///
+    /// The host has no memory left.
+    pub fn wait(&self, others: &[BorrowedFd<'_>], until: Option<Instant>) -> Result<(), HostError> {
+        let timeout = match until {
+            None => PollTimeout::NONE,
+            Some(then) => {
+                // One more, so as not to wake before it.
+                let left = then.saturating_duration_since(Instant::now()).as_millis();
+                let left = i32::try_from(left.saturating_add(1)).unwrap_or(i32::MAX);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let waited = others.iter().copied().chain([self.as_fd()]);
+        let mut waited: Vec<_> = waited.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut waited, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(HostError::new("wait for messages", errno as i32)),
+        }
     }
 
     /// All messages that are there.

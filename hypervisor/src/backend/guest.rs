@@ -6,9 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use hypervisor::store::{Store, StoreError, Transaction};
-use hypervisor::xenbus::Keys;
-use hypervisor::{ConfigError, DomId, Error};
+use crate::store::{Store, StoreError, Transaction};
+use crate::xenbus::Keys;
+use crate::{ConfigError, DomId, Error};
 
 /// The longest name a domain can have in the store.
 const LONGEST_NAME: usize = 256;

@@ -5,27 +5,26 @@
 //! `connected`, or `error` with words in `hotplug-error`, which libxl shows. A device whose script is
 //! not done is not connected: the script may still refuse it.
 //!
-//! With a script of ours (`block-domkit`) it is the other way about: the backend, who opened the
-//! image, says how it went, and the script passes it on.
+//! With a script of ours (for disks, `block-domkit`) it is the other way about: the backend, who opened
+//! what is to be served, says how it went, and the script passes it on.
 //!
 //! ```text
 //!   stock script      backend: InitWait ... script: hotplug-status ... backend: Connected
-//!   block-domkit      backend: InitWait and hotplug-status, at once ... script: its exit status
+//!   script of ours    backend: InitWait and hotplug-status, at once ... script: its exit status
 //! ```
 //!
 //! Source: `libxl_device.c` (`device_hotplug`), `xen-hotplug-common.sh`, RELEASE-4.17; no header has
 //! these keys. Trust: they stand in our own directory, which only the toolstack and we write.
 
-use hypervisor::Error;
-use hypervisor::store::{Store, StoreError, Transaction, Transactions, transact};
-use hypervisor::xenbus::{Published, Seat, State};
+use crate::Error;
+use crate::backend::Key;
+use crate::store::{Store, StoreError, Transaction, Transactions, transact};
+use crate::xenbus::{Published, Seat, State};
 
-/// The script that passes on what the backend says.
-pub const OUR_SCRIPT: &str = "block-domkit";
 /// Says that the rings were left in order by a backend that ended.
 const PAUSED: &str = "domkit-paused";
 
-/// Who prepares a device's disk beside the backend.
+/// Who prepares a device beside the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hotplug {
     /// Nobody.
@@ -37,12 +36,12 @@ pub enum Hotplug {
 }
 
 impl Hotplug {
-    /// Which it is, by the device's `script`.
+    /// Which it is, by the device's `script`; `ours` is the name of our own.
     #[must_use]
-    pub fn by_script(script: Option<&str>) -> Self {
+    pub fn by_script(script: Option<&str>, ours: &str) -> Self {
         match script.map(|path| path.rsplit('/').next().unwrap_or(path)) {
             None | Some("") => Self::None,
-            Some(OUR_SCRIPT) => Self::Ours,
+            Some(name) if name == ours => Self::Ours,
             Some(_) => Self::Foreign,
         }
     }
@@ -53,9 +52,9 @@ impl Hotplug {
         status.as_deref().is_none_or(|status| status != "connected")
     }
 
-    /// The keys that say to others that the image is open.
+    /// The keys that say to others that there is what is to be served.
     #[must_use]
-    pub fn accepted(self) -> Vec<(&'static str, String)> {
+    pub fn accepted(self) -> Vec<Key> {
         match self {
             Self::Ours => vec![("hotplug-status", "connected".to_owned())],
             Self::None | Self::Foreign => Vec::new(),
@@ -113,14 +112,14 @@ pub fn own<S: Store + ?Sized>(seat: &Seat, store: &S, key: &str) -> Result<Optio
 }
 
 /// Leaves word that everything taken from the rings was answered. Nothing is said where the device
-/// is not Connected any more: its frontend expects nothing.
+/// is not in use any more: its frontend expects nothing.
 ///
 /// # Errors
 ///
 /// The store refuses or is gone.
 pub fn leave_paused<S: Transactions + ?Sized>(seat: &Seat, store: &S) -> Result<(), Error> {
     transact(store, |within| {
-        if seat.own_state(store, within)? == State::Connected {
+        if matches!(seat.own_state(store, within)?, State::Connected | State::Reconfigured) {
             store.write(within, &format!("{}/{PAUSED}", seat.own), b"1")?;
         }
         Ok::<(), StoreError>(())
@@ -155,7 +154,7 @@ mod tests {
             (Some("/etc/xen/scripts/block"), Hotplug::Foreign),
             (Some("/etc/xen/block-domkit/other"), Hotplug::Foreign),
         ] {
-            assert_eq!(Hotplug::by_script(script), is, "{script:?}");
+            assert_eq!(Hotplug::by_script(script, "block-domkit"), is, "{script:?}");
         }
     }
 }

@@ -3,25 +3,20 @@
 //! Whoever made the device waits for an answer at each step, also at that of removing it again; a
 //! backend that just went would cost it ten seconds for each.
 //!
-//! Before: `adopt`, or the image. After: `serve`, or nothing. Trust: nothing is read but our own
+//! Before: `adopt`, or what is to be served. After: `serve`, or nothing. Trust: nothing is read but our own
 //! directory, which the toolstack and its scripts write.
 
-use std::os::fd::AsFd as _;
+use crate::Error;
+use crate::store::Transaction;
+use crate::xenbus::{End, Published, Seat, State};
 
-use hypervisor::store::Transaction;
-use hypervisor::xenbus::{End, Published, Seat, State};
-use hypervisor::{Error, HostError};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use crate::connect::xenbus::{self, Offer};
-use crate::device::adopt::{Adopted, Wish};
-use crate::device::hotplug;
-use crate::device::mailbox::Mailbox;
-use crate::device::serve::{Meeting, drain};
+use super::adopt::Adopted;
+use super::mailbox::Mailbox;
+use super::serve::drain;
+use super::{Meeting, Offer, hotplug};
 
 /// What our watch is registered with.
-const TOKEN: &str = "blkback-standby";
+const TOKEN: &str = "backend-standby";
 
 /// Refuses `device` for a reason, and answers the toolstack until the device is gone or there is a
 /// message in `mailbox`.
@@ -60,24 +55,26 @@ where
 }
 
 /// Waits for the script that knows what is to be served at `device`, offering `offer` meanwhile:
-/// libxl runs it at InitWait. `None` where the device is gone or there is a message in `mailbox`.
+/// libxl runs it at InitWait. `read` is asked until it knows as well. `None` where the device is
+/// gone or there is a message in `mailbox`.
 ///
 /// # Errors
 ///
 /// What the script came to cannot be served, or the store is gone.
-pub fn wish<S, M>(
+pub fn wish<S, M, W>(
     store: &S,
     device: &Adopted,
-    offer: &Offer,
+    offer: &impl Offer,
     mailbox: &Mailbox<M>,
-) -> Result<Option<Wish>, Error>
+    read: impl Fn() -> Result<Option<W>, Error>,
+) -> Result<Option<W>, Error>
 where
     S: Meeting,
 {
     let seat = device.pair.seat(End::Back);
     let mut offered = false;
     loop {
-        if let Some(wish) = device.wish(store)? {
+        if let Some(wish) = read()? {
             return Ok(Some(wish));
         }
         if !offered {
@@ -86,7 +83,7 @@ where
         match seat.own_state(store, Transaction::NONE)? {
             State::Initialising if !offered => {
                 // What became of it is seen on the next round.
-                let _ = xenbus::offer(&seat, store, offer, &[])?;
+                let _ = seat.publish(store, &offer.keys(), State::InitWait)?;
             }
             // Not our business any more: made anew, or taken away.
             State::Initialising | State::Unknown => return Ok(None),
@@ -115,14 +112,7 @@ fn is_over<S: Meeting>(seat: &Seat, store: &S, state: State) -> Result<bool, Err
 
 /// Sleeps until something changes; answers whether there is no message.
 fn wait<S: Meeting, M>(store: &S, mailbox: &Mailbox<M>) -> Result<bool, Error> {
-    let mut waited = [
-        PollFd::new(store.as_fd(), PollFlags::POLLIN),
-        PollFd::new(mailbox.as_fd(), PollFlags::POLLIN),
-    ];
-    match poll(&mut waited, PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        Err(errno) => return Err(HostError::new("wait for the store", errno as i32).into()),
-    }
+    mailbox.wait(&[store.as_fd()], None)?;
     drain(store)?;
     Ok(mailbox.take().is_empty())
 }

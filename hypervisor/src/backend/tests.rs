@@ -1,0 +1,278 @@
+//! A kind of device that has no rings and changes while it is in use.
+
+use std::sync::{Arc, Mutex, mpsc::sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::embedded::Domain;
+use crate::store::Transaction;
+use crate::testing::Machine;
+use crate::xenbus::{End, Keys, Pair, State};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TOY: &Kind = &Kind {
+    frontend: "toy",
+    noun: "toy",
+    option: "--number",
+    label: |number| Ok(number.to_string()),
+    detach: "xl toy-detach",
+    script: "toy-domkit",
+    live: &["rate"],
+    reconfigures: true,
+};
+
+/// What the toy was told.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Told {
+    rate: String,
+    headroom: u32,
+    colour: String,
+    connections: u32,
+}
+
+#[derive(Clone, Default)]
+struct Toy(Arc<Mutex<Told>>);
+
+impl Toy {
+    fn told(&self) -> Told {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[derive(Clone)]
+struct Colours(u32);
+
+impl Offer for Colours {
+    fn keys(&self) -> Vec<Key> {
+        vec![("colours", self.0.to_string())]
+    }
+
+    fn after<S: Store + ?Sized>(&self, seat: &Seat, store: &S) -> Result<Self, Error> {
+        let own = Keys::new(store, Transaction::NONE, &seat.own, seat.peer);
+        Ok(Self(own.number("colours", 0..=9)?.unwrap_or(0).max(self.0)))
+    }
+}
+
+impl Service<Domain> for Toy {
+    const KIND: &'static Kind = TOY;
+
+    type Offer = Colours;
+    type Running = Toy;
+    type Change = String;
+    type Changed = usize;
+
+    fn connect<S: Store + ?Sized>(
+        &self,
+        _: &Domain,
+        seat: &Seat,
+        store: &S,
+        offer: &Colours,
+        _: Waker,
+    ) -> Result<Toy, Error> {
+        let _ = seat.peer_keys(store, Transaction::NONE).needed("colour", 0..=offer.0)?;
+        self.0.lock().unwrap().connections += 1;
+        Ok(self.clone())
+    }
+
+    fn describe(&self, _: &Colours) -> Vec<Key> {
+        vec![("colour", self.told().colour)]
+    }
+
+    fn change(&self, colour: String) -> Result<usize, Error> {
+        if colour.is_empty() {
+            return Err(ConfigError::new("colour", colour, "is none").into());
+        }
+        let length = colour.len();
+        self.0.lock().unwrap().colour = colour;
+        Ok(length)
+    }
+}
+
+impl Running for Toy {
+    fn failed(&mut self) -> Option<Error> {
+        None
+    }
+
+    fn wake(&self) {}
+
+    fn reread<S: Store + ?Sized>(&mut self, seat: &Seat, store: &S) -> Result<(), Error> {
+        let rate = hotplug::own(seat, store, "rate")?;
+        self.0.lock().unwrap().rate = rate.unwrap_or_default();
+        Ok(())
+    }
+
+    fn reconfigure<S: Store + ?Sized>(&mut self, seat: &Seat, store: &S) -> Result<(), Error> {
+        let keys = seat.peer_keys(store, Transaction::NONE);
+        let headroom = keys.number("headroom", 0..=256)?;
+        self.0.lock().unwrap().headroom = headroom.unwrap_or(0);
+        Ok(())
+    }
+
+    fn finish(self) {}
+}
+
+/// A toy of a guest's, and what is said of it in the store.
+struct Scene {
+    _machine: Machine,
+    own: Domain,
+    guest: Domain,
+    toolstack: crate::xenstore::Client,
+    pair: Pair,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let machine = Machine::new();
+        let (own, guest) = (machine.domain("backend"), machine.domain("guest"));
+        let toolstack = machine.control_store();
+        let pair = Pair::new("toy", 7, guest.id(), own.id());
+        pair.create(&toolstack, &[], &[("rate", "1".to_owned())]).unwrap();
+        Self { _machine: machine, own, guest, toolstack, pair }
+    }
+
+    fn say(&self, keys: &[(&str, &str)], state: State) {
+        for (key, value) in keys {
+            let path = format!("{}/{key}", self.pair.front.directory);
+            self.guest.write(Transaction::NONE, &path, value.as_bytes()).unwrap();
+        }
+        let path = format!("{}/state", self.pair.front.directory);
+        self.guest.write(Transaction::NONE, &path, &[state.digit()]).unwrap();
+    }
+
+    fn state(&self) -> State {
+        self.pair.seat(End::Front).peer_state(&self.guest).unwrap()
+    }
+
+    fn own(&self, key: &str) -> Option<String> {
+        hotplug::own(&self.pair.seat(End::Back), &self.own, key).unwrap()
+    }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "never came true: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_frontend_has_its_keys_read_again_without_a_new_connection() {
+    let scene = Scene::new();
+    let (toy, mailbox) = (Toy::default(), Mailbox::<()>::new().unwrap());
+    let mut backend =
+        Backend::<Domain, Toy>::new(&scene.pair, Colours(3), mailbox.waker(), History::default());
+    let mut settle = || {
+        let settled = backend.settle(&scene.own, &scene.own, &toy).unwrap();
+        assert_eq!(settled, Settled::Waiting);
+        backend.history.clone()
+    };
+    settle();
+    assert_eq!((scene.state(), scene.own("colours").as_deref()), (State::InitWait, Some("3")));
+    scene.say(&[("colour", "3")], State::Initialised);
+    settle();
+    assert_eq!(scene.state(), State::Connected);
+    for headroom in ["192", "0"] {
+        scene.say(&[("headroom", headroom)], State::Reconfiguring);
+        settle();
+        assert_eq!(scene.state(), State::Reconfigured);
+        assert_eq!(toy.told().headroom.to_string(), headroom);
+        // It went on and came back before we looked.
+        scene.say(&[("headroom", "64")], State::Reconfiguring);
+        settle();
+        assert_eq!((scene.state(), toy.told().headroom), (State::Reconfigured, 64));
+        scene.say(&[], State::Connected);
+        settle();
+        assert_eq!(scene.state(), State::Connected);
+    }
+    assert_eq!(toy.told().connections, 1);
+    scene.say(&[("headroom", "257")], State::Reconfiguring);
+    let history = settle();
+    assert_eq!(scene.state(), State::Closed);
+    assert_eq!(history.faults.get("key is out of range"), Some(&1), "{history:?}");
+    // And where what it says is wrong the second time.
+    scene.say(&[("headroom", "1")], State::Initialising);
+    settle();
+    scene.say(&[], State::Connected);
+    settle();
+    scene.say(&[], State::Reconfiguring);
+    settle();
+    scene.say(&[("headroom", "x")], State::Reconfiguring);
+    settle();
+    assert_eq!((scene.state(), toy.told().connections), (State::Closed, 2));
+}
+
+#[test]
+fn what_a_toolstack_changes_is_read_while_the_device_is_in_use() {
+    let scene = Scene::new();
+    let spot: Spot = scene.pair.back.directory.parse().unwrap();
+    let device = Adopted::find(&scene.own, TOY, &spot).unwrap().unwrap();
+    assert_eq!((device.label.as_str(), device.hotplug), ("7", Hotplug::None));
+    let (toy, mailbox) = (Toy::default(), Mailbox::new().unwrap());
+    let (slot, domain, served) = (mailbox.slot(), scene.own.clone(), toy.clone());
+    let serving = thread::spawn(move || {
+        let store = domain.open_store().unwrap();
+        Serving::adopt(&domain, &store, &store, &served, (device, Colours(3)), mailbox).run()
+    });
+    until("it is offered", || scene.state() == State::InitWait);
+    scene.say(&[("colour", "2")], State::Connected);
+    until("it is connected", || scene.state() == State::Connected);
+    until("its rate is read", || toy.told().rate == "1");
+    let rate = format!("{}/rate", scene.pair.back.directory);
+    scene.toolstack.write(Transaction::NONE, &rate, b"2").unwrap();
+    until("its new rate is read", || toy.told().rate == "2");
+
+    let change = |colour: &str| {
+        let change = colour.to_owned();
+        slot.ask(PATIENCE, |reply| Message::Change { change, reply })
+    };
+    assert_eq!(change("blue"), Ok(4));
+    assert_eq!(scene.own("colour").as_deref(), Some("blue"), "said before it is answered");
+    assert_eq!(change("").unwrap_err(), "colour '': is none");
+
+    let leave = |reply| Message::Leave { force: false, reply: Some(reply) };
+    let refused = slot.ask(PATIENCE, leave).unwrap_err();
+    assert!(refused.ends_with(&format!("xl toy-detach {} 7", scene.guest.id())), "{refused}");
+    slot.put(Message::Leave { force: false, reply: None }).unwrap();
+    let ended = serving.join().unwrap().unwrap();
+    assert!(matches!(ended, Ended::Paused(guest) if guest.id == scene.guest.id()));
+    assert_eq!(scene.state(), State::Connected, "left as it is");
+    let gone = slot.ask(PATIENCE, leave).unwrap_err();
+    assert!(gone.contains("did not answer"), "{gone}");
+}
+
+#[test]
+fn a_device_of_ours_is_made_as_ordered() {
+    let machine = Machine::new();
+    let (own, guest) = (machine.domain("backend"), machine.domain("guest"));
+    let order = Order {
+        backend: "toy2",
+        number: 9,
+        front: vec![("mac", "00:16:3e:00:00:01".to_owned())],
+        back: vec![("bridge", "xenbr0".to_owned())],
+    };
+    let (wanted, offer) = ("guest".parse().unwrap(), Colours(1));
+    let plan = Plan { me: own.id(), wanted, order, offer };
+    let (out, parts) = sync_channel(1);
+    let domain = own.clone();
+    let serving = thread::spawn(move || {
+        let (store, control) = (domain.open_store().unwrap(), domain.open_control_store().unwrap());
+        let toy = Toy::default();
+        let serving = Serving::new(&domain, &store, &control, &toy, plan).unwrap();
+        out.send(serving.slot()).unwrap();
+        serving.run()
+    });
+    let slot = parts.recv().unwrap();
+    let read = |domain: &Domain, path: String| domain.read(Transaction::NONE, &path).ok();
+    let front = format!("/local/domain/{}/device/toy/9", guest.id());
+    let back = format!("/local/domain/{}/backend/toy2/{}/9", own.id(), guest.id());
+    until("it is offered", || read(&guest, format!("{back}/state")).as_deref() == Some(b"2"));
+    assert_eq!(read(&guest, format!("{front}/mac")).as_deref(), Some(&b"00:16:3e:00:00:01"[..]));
+    assert_eq!(read(&own, format!("{back}/bridge")).as_deref(), Some(&b"xenbr0"[..]));
+    assert_eq!(read(&own, format!("{back}/{}", toolstack::OWN)).as_deref(), Some(&b"1"[..]));
+    let leave = |reply| Message::Leave { force: false, reply: Some(reply) };
+    assert_eq!(slot.ask(PATIENCE, leave), Ok(()));
+    assert_eq!(serving.join().unwrap().unwrap(), Ended::Asked);
+    assert_eq!(read(&own, back), None);
+}
