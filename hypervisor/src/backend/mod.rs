@@ -31,6 +31,7 @@ pub mod serve;
 pub mod settle;
 pub mod standby;
 pub mod toolstack;
+pub mod watch;
 
 #[cfg(all(test, feature = "embedded"))]
 mod tests;

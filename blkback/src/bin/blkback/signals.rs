@@ -4,8 +4,8 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use blkback::device::Message;
-use blkback::watch::Event;
 use hypervisor::backend::Slot;
+use hypervisor::backend::watch::Event;
 use nix::sys::signal::{SigSet, Signal};
 
 /// The signals that ask for the end, held back from every thread that is started from now on.

@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use blkback::control::socket;
-use blkback::watch::{self, Claim, Devices, Keeper, Starter};
+use blkback::device::KIND;
+use blkback::watch::{Free, kernel_serves};
+use hypervisor::backend::watch::{self, Claim, Devices, Keeper, Starter};
 use hypervisor::backend::{Mailbox, Spot};
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
@@ -55,12 +57,14 @@ fn over<D: Domain>(
     let mailbox = Mailbox::new()?;
     signals::pass_on_events(signals, mailbox.slot())?;
     let claims = claims(&options.kinds, kernel.as_deref());
-    let devices = Devices { me: domain.id(), claims, image, kernel };
+    let on_xen = kernel.is_some();
+    let choice = Free { image, kernel };
+    let devices = Devices { me: domain.id(), kind: KIND, claims, choice };
     let starter = Program {
         program: std::env::current_exe().context("find this program")?,
         arguments: passed_on(options),
         // On Xen a process is in the domain that it runs in.
-        domain: devices.kernel.is_none().then(|| domain.id().to_string()),
+        domain: (!on_xen).then(|| domain.id().to_string()),
         folder: place.folder().to_owned(),
     };
     ready(options, &devices);
@@ -74,7 +78,7 @@ fn claims(kinds: &[String], kernel: Option<&Path>) -> Vec<Claim> {
         let claim = |kind: &str, ours_only| Claim { kind: kind.to_owned(), ours_only };
         return vec![claim("vbd3", false), claim("vbd", true)];
     }
-    if kernel.is_some_and(watch::devices::kernel_serves) && kinds.iter().any(|kind| kind == "vbd") {
+    if kernel.is_some_and(kernel_serves) && kinds.iter().any(|kind| kind == "vbd") {
         tracing::warn!(
             "the kernel's xen-blkback is loaded: of the devices of kind vbd, only those with \
              script=block-domkit are served; unload it for the others (modprobe -r xen-blkback)"
@@ -83,9 +87,9 @@ fn claims(kinds: &[String], kernel: Option<&Path>) -> Vec<Claim> {
     kinds.iter().map(|kind| Claim { kind: kind.clone(), ours_only: false }).collect()
 }
 
-fn ready(options: &Serve, devices: &Devices) {
+fn ready(options: &Serve, devices: &Devices<Free>) {
     let kinds: Vec<_> = devices.directories().collect();
-    let only = match &devices.image {
+    let only = match &devices.choice.image {
         Some(image) => format!(" for {}", image.display()),
         None => String::new(),
     };

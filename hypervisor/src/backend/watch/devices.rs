@@ -1,21 +1,10 @@
 //! Which devices stand that are ours to serve.
-//!
-//! Devices of kind `vbd` belong to the kernel's xen-blkback where that is loaded, which takes each
-//! as soon as it appears. There, only those are ours that the script `block-domkit` has taken from
-//! it: the script says so by `physical-device-path`, and the kernel has no driver at the device.
-//!
-//! Source: `libxl_disk.c` for the keys, RELEASE-4.17; `sysfs-bus-xen-backend` of the kernel's ABI
-//! documentation for the paths under `/sys/bus/xen-backend`.
 
-use std::path::{Path, PathBuf};
-
-use hypervisor::backend::toolstack::OWN;
-use hypervisor::backend::{Adopted, Hotplug, Spot};
-use hypervisor::store::{Store, StoreError, Transaction};
-use hypervisor::xenbus::State;
-use hypervisor::{DomId, Error};
-
-use crate::device::{KIND, Wish};
+use crate::backend::toolstack::OWN;
+use crate::backend::{Adopted, Hotplug, Kind, Spot};
+use crate::store::{Store, StoreError, Transaction};
+use crate::xenbus::State;
+use crate::{DomId, Error};
 
 /// The most devices of one kind that are looked for: what is beyond cannot be a machine's.
 const MOST: usize = 1 << 16;
@@ -23,23 +12,34 @@ const MOST: usize = 1 << 16;
 /// Devices of one kind that are ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// `vbd`, `vbd3`.
+    /// The kind of backend: `vbd`, `vbd3`, `vif`.
     pub kind: String,
-    /// Only those whose script is `block-domkit`.
+    /// Only those whose script is our own ([`Hotplug::Ours`]).
     pub ours_only: bool,
+}
+
+/// Which of the devices that are claimed are to be served.
+pub trait Choice {
+    /// Whether `device` is. There is none where what its toolstack wrote makes no sense, which is for
+    /// the device's own process to say.
+    ///
+    /// # Errors
+    ///
+    /// The store is gone.
+    fn takes<S: Store + ?Sized>(&self, store: &S, device: Option<&Adopted>) -> Result<bool, Error>;
 }
 
 /// Whose devices, which, and who else might take them.
 #[derive(Clone, Debug)]
-pub struct Devices {
+pub struct Devices<C> {
     /// The backend's domain.
     pub me: DomId,
-    /// By kind.
+    /// What they are.
+    pub kind: &'static Kind,
+    /// By kind of backend.
     pub claims: Vec<Claim>,
-    /// Only those that are configured for this image, by its full path.
-    pub image: Option<PathBuf>,
-    /// The root of the system in which the kernel's own backend could be, if one could.
-    pub kernel: Option<PathBuf>,
+    /// And of those.
+    pub choice: C,
 }
 
 /// A device that is to be served.
@@ -51,13 +51,7 @@ pub struct Standing {
     pub fresh: bool,
 }
 
-/// Whether the kernel's backend is loaded in the system at `root`.
-#[must_use]
-pub fn kernel_serves(root: &Path) -> bool {
-    root.join("sys/module/xen_blkback").exists()
-}
-
-impl Devices {
+impl<C: Choice> Devices<C> {
     /// The directories to watch.
     pub fn directories(&self) -> impl Iterator<Item = String> + '_ {
         self.claims.iter().map(|claim| self.directory(claim))
@@ -107,33 +101,17 @@ impl Devices {
         if has(store, &format!("{spot}/{OWN}"))? {
             return Ok(false);
         }
-        let device = match Adopted::find(store, KIND, spot) {
-            Ok(Some(device)) => device,
+        let device = match Adopted::find(store, self.kind, spot) {
+            Ok(Some(device)) => Some(device),
             Ok(None) => return Ok(false),
-            // That is for its own process to say.
-            Err(Error::Config(_)) => return Ok(self.image.is_none() && !claim.ours_only),
+            Err(Error::Config(_)) => None,
             Err(error) => return Err(error),
         };
-        let kernel =
-            self.kernel.as_deref().filter(|root| spot.kind == "vbd" && kernel_serves(root));
-        if (claim.ours_only || kernel.is_some()) && device.hotplug != Hotplug::Ours {
+        let ours = device.as_ref().is_some_and(|device| device.hotplug == Hotplug::Ours);
+        if claim.ours_only && !ours {
             return Ok(false);
         }
-        if let Some(root) = kernel {
-            let drivers = root.join("sys/bus/xen-backend/drivers/vbd");
-            let held = drivers.join(format!("vbd-{}-{}", spot.front, spot.number)).exists();
-            if held || !has(store, &format!("{spot}/physical-device-path"))? {
-                return Ok(false);
-            }
-        }
-        let Some(image) = &self.image else { return Ok(true) };
-        match Wish::read(store, &device) {
-            Ok(Some(wish)) => {
-                Ok(std::fs::canonicalize(&wish.image).is_ok_and(|full| full == *image))
-            }
-            Ok(None) | Err(Error::Config(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.choice.takes(store, device.as_ref())
     }
 }
 
@@ -152,7 +130,12 @@ fn stands<S: Store + ?Sized>(store: &S, spot: &Spot) -> Result<Option<bool>, Err
     })
 }
 
-fn has<S: Store + ?Sized>(store: &S, path: &str) -> Result<bool, Error> {
+/// Whether there is such a key.
+///
+/// # Errors
+///
+/// The store is gone.
+pub fn has<S: Store + ?Sized>(store: &S, path: &str) -> Result<bool, Error> {
     match store.read(Transaction::NONE, path) {
         Ok(_) => Ok(true),
         Err(StoreError::Missing(_)) => Ok(false),

@@ -1,8 +1,9 @@
 //! Serving every device that a toolstack makes: a process of its own for each.
 //!
 //! ```text
-//!   store ──> devices ──> keeper ──> blkback --device .../vbd3/5/51712
-//!   (watch)   what stands  who serves    blkback --device .../vbd3/7/51712
+//!   store ──> devices ──────────> keeper ──────> PROGRAM --device .../vbd3/5/51712
+//!   (watch)   what stands, and    who serves     PROGRAM --device .../vbd3/7/51712
+//!             is ours (Choice)    (Starter)
 //! ```
 //!
 //! What one guest does to its backend ends that one process. A process that fails is said and
@@ -11,7 +12,7 @@
 //! watcher that was restarted finds devices in any state, and those that its predecessor's
 //! processes still serve stay with them.
 //!
-//! Before: the store. After: `device::serve`, in a child. Trust: only our own domain's directories
+//! Before: the store. After: `serve`, in a child. Trust: only our own domain's directories
 //! are read, which toolstacks write; a frontend cannot make us start anything.
 
 pub mod devices;
@@ -19,15 +20,16 @@ pub mod keeper;
 
 use std::time::Instant;
 
-use hypervisor::Error;
-use hypervisor::backend::serve::drain;
-use hypervisor::backend::{Mailbox, Meeting};
+use crate::Error;
 
-pub use devices::{Claim, Devices};
+use super::serve::drain;
+use super::{Mailbox, Meeting};
+
+pub use devices::{Choice, Claim, Devices};
 pub use keeper::{Keeper, Starter};
 
 /// What our watches are registered with.
-const TOKEN: &str = "blkback-watch";
+const TOKEN: &str = "backend-watch";
 
 /// What the watcher is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +46,16 @@ pub enum Event {
 /// # Errors
 ///
 /// The store is gone. The processes see that themselves.
-pub fn run<S, T>(
+pub fn run<S, T, C>(
     store: &S,
-    devices: &Devices,
+    devices: &Devices<C>,
     keeper: &mut Keeper<T>,
     mailbox: &Mailbox<Event>,
 ) -> Result<(), Error>
 where
     S: Meeting,
     T: Starter,
+    C: Choice,
 {
     for directory in devices.directories() {
         store.watch(&directory, TOKEN)?;

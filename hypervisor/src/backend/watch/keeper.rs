@@ -9,11 +9,11 @@ use std::io;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
-use hypervisor::backend::Spot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::watch::devices::Standing;
+use super::devices::Standing;
+use crate::backend::Spot;
 
 /// How long to wait after the first failure.
 const SHORTEST: Duration = Duration::from_millis(100);
