@@ -13,6 +13,8 @@ extern crate alloc;
 
 #[cfg(feature = "backend")]
 pub mod backend;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod domain;
 #[cfg(feature = "embedded")]
 pub mod embedded;

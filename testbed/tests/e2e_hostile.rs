@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use blkback::control::{Client, Request};
+use blkback::control::Request;
+use hypervisor::daemon::control::Client;
 use hypervisor::embedded::Place;
 use serde_json::Value;
 use testbed::hostile::{self, Case, Stage, honest};
@@ -41,7 +42,9 @@ impl Daemon {
     }
 
     fn ask(&self, request: &Request) -> Result<Value> {
-        Client::connect(Path::new(&self.control))?.ask(request)?.map_err(anyhow::Error::msg)
+        Client::connect("blkback", Path::new(&self.control))?
+            .ask(request)?
+            .map_err(anyhow::Error::msg)
     }
 
     /// How often `name` was counted since the daemon began: as a reason, a fault or a counter.

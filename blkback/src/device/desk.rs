@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hypervisor::backend::{Board, Slot};
+use hypervisor::daemon::control::Desk;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::control::message::{Device, Limits};
-use crate::control::{Desk, Request};
+use crate::control::{Device, Limits, Request};
 use crate::device::queues::Disks;
 use crate::device::{Message, Resize};
 use crate::engine::Medium;
@@ -40,6 +40,8 @@ pub struct DeviceDesk {
 }
 
 impl Desk for DeviceDesk {
+    type Request = Request;
+
     fn answer(&self, request: Request) -> Result<Value, String> {
         match request {
             Request::List => value(&self.device()),

@@ -16,7 +16,7 @@ use hypervisor::{ConfigError, Error, PAGE_SIZE};
 
 use crate::connect::Connection;
 use crate::connect::xenbus::{self, Discard, Disk, Offer};
-use crate::control::message::{Counters, Ring};
+use crate::control::{Counters, Ring};
 use crate::device::{KIND, Resize};
 use crate::engine::Medium;
 use crate::image::Image;

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use blkback::control::message::{Counters, Device, Limits, Ring};
-use blkback::control::{Client, Request, socket};
+use blkback::control::{Counters, Device, Limits, Request, Ring};
 use blkback::stats::Snapshot;
+use hypervisor::daemon::control::{Client, socket};
+use hypervisor::daemon::{size, table};
 use hypervisor::embedded::Place;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::options::{Ctl, What};
-use crate::size;
+use crate::start::NAME;
 
 pub(crate) fn run(ctl: &Ctl) -> Result<()> {
     if matches!(ctl.what, What::List) {
@@ -48,7 +49,7 @@ pub(crate) fn run(ctl: &Ctl) -> Result<()> {
 }
 
 fn ask(path: &std::path::Path, request: &Request) -> Result<Value> {
-    match Client::connect(path)?.ask(request)? {
+    match Client::connect(NAME, path)?.ask(request)? {
         Ok(answer) => Ok(answer),
         Err(words) => bail!("{words}"),
     }
@@ -64,9 +65,9 @@ fn found(ctl: &Ctl) -> Result<Vec<(PathBuf, Device)>> {
         return Ok(vec![(path.clone(), read(ask(path, &Request::List)?)?)]);
     }
     let mut found = Vec::new();
-    for path in socket::find(Place::standard().folder())? {
+    for path in socket::find(NAME, Place::standard().folder())? {
         // One that was killed has left its socket and does not answer.
-        let Ok(mut client) = Client::connect(&path) else { continue };
+        let Ok(mut client) = Client::connect(NAME, &path) else { continue };
         if let Ok(Ok(answer)) = client.ask(&Request::List) {
             found.push((path, read::<Device>(answer)?));
         }
@@ -107,7 +108,7 @@ fn list(ctl: &Ctl) -> Result<()> {
         println!("{}", serde_json::to_string(&devices)?);
         return Ok(());
     }
-    let mut table = vec![
+    let mut rows = vec![
         ["IMAGE", "SIZE", "MODE", "ENGINE", "GUEST", "DISK", "STATE", "QUEUES", "PID"]
             .map(String::from)
             .to_vec(),
@@ -117,7 +118,7 @@ fn list(ctl: &Ctl) -> Result<()> {
             Some(id) => format!("{} ({id})", d.guest),
             None => format!("{} (awaited)", d.guest),
         };
-        table.push(vec![
+        rows.push(vec![
             d.image.clone(),
             size::show(d.size),
             if d.read_only { "r" } else { "w" }.into(),
@@ -129,7 +130,7 @@ fn list(ctl: &Ctl) -> Result<()> {
             d.pid.to_string(),
         ]);
     }
-    print_table(&table);
+    table::print(&rows);
     for (_, d) in &found {
         if let Some(fault) = &d.fault {
             println!("{}: {fault}", d.image);
@@ -143,7 +144,7 @@ fn rings(rings: &[Ring]) {
     let rows = rings.iter().map(|r| {
         [r.queue, r.slots, r.taken, r.answered, r.under_way].map(|n| n.to_string()).to_vec()
     });
-    print_table(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
+    table::print(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
 }
 
 /// One row a counter, one column a queue, their sum, and the sum with all earlier connections.
@@ -153,14 +154,14 @@ fn counters(counters: &Counters) -> Result<()> {
     let mut head = vec!["COUNTER".to_owned()];
     head.extend((0..queues.len()).map(|queue| format!("QUEUE {queue}")));
     head.extend(["ALL", "EVER"].map(String::from));
-    let mut table = vec![head];
+    let mut rows = vec![head];
     for (name, ever) in &ever {
         let mut row = vec![name.clone()];
         row.extend(queues.iter().map(|queue| queue.get(name).unwrap_or(&0).to_string()));
         row.extend([all.get(name).unwrap_or(&0), ever].map(u64::to_string));
-        table.push(row);
+        rows.push(row);
     }
-    print_table(&table);
+    table::print(&rows);
     for percent in [50, 90, 99] {
         if let Some(ns) = counters.total.latency_ns(&Snapshot::default(), percent) {
             println!("latency of {percent}%: under {:.1} us", ns as f64 / 1000.0);
@@ -189,24 +190,4 @@ fn flat(snapshot: &Snapshot) -> Result<BTreeMap<String, u64>> {
 
 fn number_or_none(number: Option<u64>) -> String {
     number.map_or("none".into(), |number| number.to_string())
-}
-
-/// Columns as wide as their widest cell; numbers to the right.
-fn print_table(rows: &[Vec<String>]) {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| {
-            if cell.parse::<u64>().is_ok() {
-                format!("{cell:>width$}")
-            } else {
-                format!("{cell:<width$}")
-            }
-        });
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use blkback::control::{Server, socket};
 use blkback::device::{DeviceDesk, Disks, KIND, Message, Wish};
 use blkback::engine::{Choice, Medium};
 use blkback::image::{Image, Options};
 use blkback::policy::acquire::Mapping;
 use hypervisor::backend::{Adopted, Mailbox, Serving, Spot, guest, standby};
+use hypervisor::daemon::control::{Server, socket};
+use hypervisor::daemon::{outcome, signals};
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
@@ -24,8 +25,8 @@ use hypervisor::{ConfigError, Error};
 use serde_json::json;
 
 use crate::options::{EngineName, Serve};
+use crate::start;
 use crate::stats::Printer;
-use crate::{signals, start};
 
 /// How long the device's former process may take to let go of the image: a guest's old life ends
 /// while its next one begins, and libxl waits ten seconds for us.
@@ -111,12 +112,15 @@ fn serve<D: Domain>(
         vdev,
         wanted,
     };
-    let path = options.control.clone().unwrap_or_else(|| socket::path_named(folder, &spot.name()));
-    let listening = Server::start(&path, Arc::new(desk))?;
+    let path = options
+        .control
+        .clone()
+        .unwrap_or_else(|| socket::path_named(start::NAME, folder, &spot.name()));
+    let listening = Server::start(&path, desk)?;
     let ready = json!({ "ready": { "image": name, "device": spot.to_string(),
         "control": path.display().to_string() }});
-    start::say(
-        options,
+    outcome::say(
+        options.json,
         &format!("ready: {name} at {spot}; control socket {}", path.display()),
         &ready,
     );
@@ -126,7 +130,7 @@ fn serve<D: Domain>(
     drop(printer);
     drop(listening);
     let ended = ended?;
-    start::say(options, &ended.to_string(), &json!({ "ended": ended.to_string() }));
+    outcome::say(options.json, &ended.to_string(), &json!({ "ended": ended.to_string() }));
     start::regret(&disks, &name)
 }
 

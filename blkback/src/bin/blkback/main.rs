@@ -3,8 +3,6 @@
 mod ctl;
 mod device;
 mod options;
-mod signals;
-mod size;
 mod start;
 mod stats;
 mod watch;
@@ -12,21 +10,13 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use tracing_subscriber::EnvFilter;
+use hypervisor::daemon::outcome;
 
 use crate::options::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .without_time()
-        .with_target(false)
-        .init();
+    outcome::log();
     let done = match &cli.command {
         None if cli.serve.watch => watch::run(&cli.serve, None),
         None => match &cli.serve.device {

@@ -7,8 +7,7 @@ use blkback::policy::acquire::Reach;
 use blkback::vdev::Vdev;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hypervisor::backend::{Spot, Wanted};
-
-use crate::size;
+use hypervisor::daemon::size;
 
 const EXAMPLES: &str = "\
 Examples:

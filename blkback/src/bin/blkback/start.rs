@@ -6,7 +6,6 @@ use std::thread;
 
 use anyhow::{Result, bail};
 use blkback::connect::xenbus::Offer;
-use blkback::control::{Server, socket};
 use blkback::device::desk::{name_of, nonzero};
 use blkback::device::{DeviceDesk, Disks, Policy, order};
 use blkback::engine::memory::Disk;
@@ -15,6 +14,8 @@ use blkback::image::{Geometry, Image, Options};
 use blkback::policy::acquire::Mapping;
 use blkback::policy::polling::Waiting;
 use hypervisor::backend::{Plan, Serving, Wanted};
+use hypervisor::daemon::control::{Server, socket};
+use hypervisor::daemon::{outcome, signals, size};
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::{self, Place};
 use hypervisor::find::{self, Embedded, Found, Kind};
@@ -25,9 +26,9 @@ use serde_json::json;
 
 use crate::options::{EngineName, Serve};
 use crate::stats::Printer;
-use crate::{signals, size, watch};
+use crate::watch;
 
-/// Our domain's name, where nobody else has it.
+/// Our name, and our domain's where nobody else has it.
 pub(crate) const NAME: &str = "blkback";
 /// The most queues that are offered where nothing was said.
 const QUEUES: usize = 4;
@@ -51,7 +52,7 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
     let queues = options.queues.unwrap_or_else(usual_queues);
     let (medium, image) = open(options, queues)?;
     let found = find::hypervisor()?;
-    say(options, &found.how(), &json!({ "hypervisor": found.how() }));
+    outcome::say(options.json, &found.how(), &json!({ "hypervisor": found.how() }));
     // On Xen, the kernel's own backend takes every device of kind vbd where it is loaded.
     let kind = if matches!(found, Found::Xen(_)) { "vbd3" } else { "vbd" };
     let mapping = if matches!(found, Found::Xen(_)) { Mapping::Dear } else { Mapping::Cheap };
@@ -116,10 +117,11 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
         Some(path) => path.clone(),
         None => {
             place.prepare()?;
-            socket::path_for(place.folder(), Path::new(&desk.image))
+            let served = Path::new(&desk.image).file_stem().unwrap_or_default();
+            socket::path_for(NAME, place.folder(), &served.to_string_lossy())
         }
     };
-    let listening = Server::start(&path, Arc::new(desk))?;
+    let listening = Server::start(&path, desk)?;
     signals::pass_on(signals, serving.slot())?;
     ready(options, &disks, &wanted, listening.path());
     let printer =
@@ -129,7 +131,7 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
     drop(printer);
     drop(listening);
     let ended = ended?;
-    say(options, &ended.to_string(), &json!({ "ended": ended.to_string() }));
+    outcome::say(options.json, &ended.to_string(), &json!({ "ended": ended.to_string() }));
     regret(&disks, &name(options, &disks))
 }
 
@@ -256,9 +258,7 @@ fn ready(options: &Serve, disks: &Disks, wanted: &Wanted, control: &Path) {
         "vdev": options.vdev.to_string(), "domain": wanted.to_string(),
         "control": control.display().to_string(),
     }});
-    say(options, &line, &object);
-    // Where no supervisor asked to be told, there is nobody to tell.
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    outcome::ready(options.json, &line, &object);
 }
 
 /// What is bad news at the end, if anything is.
@@ -266,13 +266,4 @@ pub(crate) fn regret(disks: &Disks, image: &str) -> Result<()> {
     let Some(errno) = disks.lost() else { return Ok(()) };
     let why = std::io::Error::from_raw_os_error(errno);
     bail!("{image}: a flush failed ({why}): what was written may be lost")
-}
-
-/// One line for people, or one object for programs.
-pub(crate) fn say(options: &Serve, line: &str, object: &serde_json::Value) {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    // That nobody reads it is no reason to stop serving.
-    let _ = if options.json { writeln!(out, "{object}") } else { writeln!(out, "{line}") };
-    let _ = out.flush();
 }

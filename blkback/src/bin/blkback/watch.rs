@@ -1,17 +1,15 @@
 //! `blkback --watch`: starts `blkback --device` for each device that a toolstack makes.
 
 use std::ffi::OsString;
-use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use blkback::control::socket;
 use blkback::device::KIND;
 use blkback::watch::{Free, kernel_serves};
-use hypervisor::backend::watch::{self, Claim, Devices, Keeper, Starter};
-use hypervisor::backend::{Mailbox, Spot};
+use hypervisor::backend::Mailbox;
+use hypervisor::backend::watch::{self, Claim, Devices, Keeper};
+use hypervisor::daemon::program::Program;
+use hypervisor::daemon::{outcome, signals};
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
 use hypervisor::host::Domain;
@@ -19,14 +17,14 @@ use nix::sys::signal::SigSet;
 use serde_json::json;
 
 use crate::options::{EngineName, ReachName, Serve};
-use crate::{signals, start};
+use crate::start;
 
 /// Serves every device that is ours, and with an `image`, of those only the ones configured for it.
 pub(crate) fn run(options: &Serve, image: Option<&Path>) -> Result<()> {
     let signals = signals::hold_with_children()?;
     let image = image.map(canonical).transpose()?;
     let found = find::hypervisor()?;
-    start::say(options, &found.how(), &json!({ "hypervisor": found.how() }));
+    outcome::say(options.json, &found.how(), &json!({ "hypervisor": found.how() }));
     match found {
         Found::Xen(domain) => {
             let place = Place::standard();
@@ -60,13 +58,10 @@ fn over<D: Domain>(
     let on_xen = kernel.is_some();
     let choice = Free { image, kernel };
     let devices = Devices { me: domain.id(), kind: KIND, claims, choice };
-    let starter = Program {
-        program: std::env::current_exe().context("find this program")?,
-        arguments: passed_on(options),
-        // On Xen a process is in the domain that it runs in.
-        domain: (!on_xen).then(|| domain.id().to_string()),
-        folder: place.folder().to_owned(),
-    };
+    // On Xen a process is in the domain that it runs in.
+    let enter = (!on_xen).then(|| domain.id());
+    let folder = place.folder().to_owned();
+    let starter = Program::own(start::NAME, passed_on(options), folder, enter)?;
     ready(options, &devices);
     Ok(watch::run(&store, &devices, &mut Keeper::new(starter), &mailbox)?)
 }
@@ -94,37 +89,7 @@ fn ready(options: &Serve, devices: &Devices<Free>) {
         None => String::new(),
     };
     let line = format!("ready: watching {}{only}", kinds.join(", "));
-    start::say(options, &line, &json!({ "ready": { "watching": kinds } }));
-    // Where no supervisor asked to be told, there is nobody to tell.
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-}
-
-/// This program, to be started for a device.
-struct Program {
-    program: PathBuf,
-    arguments: Vec<OsString>,
-    domain: Option<String>,
-    folder: PathBuf,
-}
-
-impl Starter for Program {
-    fn start(&self, spot: &Spot) -> io::Result<Child> {
-        let mut command = Command::new(&self.program);
-        if let Some(domain) = &self.domain {
-            command.env(find::DOMAIN_VARIABLE, domain);
-        }
-        command
-            .arg("--device")
-            .arg(spot.to_string())
-            .args(&self.arguments)
-            .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::null())
-            .spawn()
-    }
-
-    fn is_served(&self, spot: &Spot) -> bool {
-        UnixStream::connect(socket::path_named(&self.folder, &spot.name())).is_ok()
-    }
+    outcome::ready(options.json, &line, &json!({ "ready": { "watching": kinds } }));
 }
 
 /// What holds for each device as well.

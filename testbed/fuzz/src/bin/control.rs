@@ -6,15 +6,17 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use blkback::control::message::{LONGEST_REQUEST, Request, Response};
-use blkback::control::server::{Desk, Server};
+use blkback::control::Request;
+use hypervisor::daemon::control::{Desk, LONGEST_REQUEST, Response, Server};
 
 /// Answers with what it was asked.
 struct Echo;
 
 impl Desk for Echo {
+    type Request = Request;
+
     fn answer(&self, request: Request) -> Result<serde_json::Value, String> {
         match request {
             Request::Detach { force: true } => Err("no".repeat(3000)),
@@ -30,7 +32,7 @@ fn served() -> &'static Path {
     let server = SERVED.get_or_init(|| {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts");
         std::fs::create_dir_all(&folder).unwrap();
-        Server::start(&folder.join("control.sock"), Arc::new(Echo)).unwrap()
+        Server::start(&folder.join("control.sock"), Echo).unwrap()
     });
     server.path()
 }

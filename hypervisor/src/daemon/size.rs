@@ -1,11 +1,15 @@
 //! Sizes as people write and read them. Units are powers of 1024.
 
-use hypervisor::ConfigError;
+use crate::ConfigError;
 
 const UNITS: [(char, u32); 5] = [('K', 10), ('M', 20), ('G', 30), ('T', 40), ('P', 50)];
 
 /// `512`, `64K`, `10G`, `10GiB`, `10GB`: bytes.
-pub(crate) fn parse(text: &str) -> Result<u64, ConfigError> {
+///
+/// # Errors
+///
+/// It is no whole number of a unit, or more than a file can have.
+pub fn parse(text: &str) -> Result<u64, ConfigError> {
     let refuse = || {
         let problem = "must be a whole number of bytes, or of K, M, G, T or P, as in 10G";
         ConfigError::new("size", text, problem)
@@ -30,7 +34,8 @@ pub(crate) fn parse(text: &str) -> Result<u64, ConfigError> {
 }
 
 /// `10.0 GiB`.
-pub(crate) fn show(bytes: u64) -> String {
+#[must_use]
+pub fn show(bytes: u64) -> String {
     let unit = UNITS.iter().rev().find(|(_, shift)| bytes >> shift > 0);
     match unit {
         None => format!("{bytes} bytes"),

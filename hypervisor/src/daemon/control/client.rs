@@ -5,11 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use hypervisor::{ConfigError, Error, HostError};
+use serde::Serialize;
 
-use crate::control::message::{LONGEST_RESPONSE, Request, Response};
+use super::{LONGEST_RESPONSE, Response};
+use crate::{ConfigError, Error, HostError};
 
-/// How long an answer may take: longer than a guest may take to let go of its disk.
+/// How long an answer may take: longer than a guest may take to let go of its device.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A conversation with one daemon.
@@ -19,15 +20,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon that listens at `path`.
+    /// Connects to the daemon, a `program`, that listens at `path`.
     ///
     /// # Errors
     ///
     /// Nobody answers there.
-    pub fn connect(path: &Path) -> Result<Self, Error> {
+    pub fn connect(program: &str, path: &Path) -> Result<Self, Error> {
         let shown = path.display().to_string();
         let stream = UnixStream::connect(path).map_err(|error| {
-            ConfigError::new("control socket", &shown, format!("no blkback answers: {error}"))
+            ConfigError::new("control socket", &shown, format!("no {program} answers: {error}"))
         })?;
         let host = |error| HostError::from_io(format!("talk to {shown}"), &error);
         stream.set_read_timeout(Some(PATIENCE)).map_err(host)?;
@@ -42,7 +43,7 @@ impl Client {
     /// The daemon is gone, or speaks another language.
     pub fn ask(
         &mut self,
-        request: &Request,
+        request: &impl Serialize,
     ) -> Result<Result<serde_json::Value, String>, HostError> {
         let host = |error| HostError::from_io(format!("talk to {}", self.path), &error);
         let mut line = serde_json::to_vec(request).map_err(|error| host(error.into()))?;

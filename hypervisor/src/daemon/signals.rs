@@ -2,33 +2,49 @@
 
 use std::thread;
 
-use anyhow::{Context as _, Result};
-use blkback::device::Message;
-use hypervisor::backend::Slot;
-use hypervisor::backend::watch::Event;
 use nix::sys::signal::{SigSet, Signal};
 
+use crate::HostError;
+use crate::backend::watch::Event;
+use crate::backend::{Message, Slot};
+
 /// The signals that ask for the end, held back from every thread that is started from now on.
-pub(crate) fn hold() -> Result<SigSet> {
+///
+/// # Errors
+///
+/// The host refuses.
+pub fn hold() -> Result<SigSet, HostError> {
     hold_these(&[Signal::SIGTERM, Signal::SIGINT])
 }
 
 /// The same, and the one that tells of a child's end.
-pub(crate) fn hold_with_children() -> Result<SigSet> {
+///
+/// # Errors
+///
+/// The host refuses.
+pub fn hold_with_children() -> Result<SigSet, HostError> {
     hold_these(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD])
 }
 
-fn hold_these(which: &[Signal]) -> Result<SigSet> {
+fn hold_these(which: &[Signal]) -> Result<SigSet, HostError> {
     let mut signals = SigSet::empty();
     for signal in which {
         signals.add(*signal);
     }
-    signals.thread_block().context("hold signals back")?;
+    signals.thread_block().map_err(|errno| HostError::new("hold signals back", errno as i32))?;
     Ok(signals)
 }
 
 /// Passes them on to a device's loop.
-pub(crate) fn pass_on(signals: SigSet, slot: Slot<Message>) -> Result<()> {
+///
+/// # Errors
+///
+/// The host has no threads left.
+pub fn pass_on<C, A>(signals: SigSet, slot: Slot<Message<C, A>>) -> Result<(), HostError>
+where
+    C: Send + 'static,
+    A: Send + 'static,
+{
     let mut force = false;
     listen(signals, move |signal| {
         tracing::info!(%signal, "asked to end");
@@ -39,7 +55,11 @@ pub(crate) fn pass_on(signals: SigSet, slot: Slot<Message>) -> Result<()> {
 }
 
 /// Passes them on to a watcher.
-pub(crate) fn pass_on_events(signals: SigSet, slot: Slot<Event>) -> Result<()> {
+///
+/// # Errors
+///
+/// The host has no threads left.
+pub fn pass_on_events(signals: SigSet, slot: Slot<Event>) -> Result<(), HostError> {
     listen(signals, move |signal| {
         let event = if signal == Signal::SIGCHLD { Event::Child } else { Event::Leave };
         slot.put(event).is_ok()
@@ -47,7 +67,10 @@ pub(crate) fn pass_on_events(signals: SigSet, slot: Slot<Event>) -> Result<()> {
 }
 
 /// Has each signal told until nobody listens any more. The thread ends with the process.
-fn listen(signals: SigSet, mut tell: impl FnMut(Signal) -> bool + Send + 'static) -> Result<()> {
+fn listen(
+    signals: SigSet,
+    mut tell: impl FnMut(Signal) -> bool + Send + 'static,
+) -> Result<(), HostError> {
     let wait = move || {
         while let Ok(signal) = signals.wait() {
             if !tell(signal) {
@@ -55,6 +78,6 @@ fn listen(signals: SigSet, mut tell: impl FnMut(Signal) -> bool + Send + 'static
             }
         }
     };
-    thread::Builder::new().name("signals".into()).spawn(wait).context("wait for signals")?;
-    Ok(())
+    let thread = thread::Builder::new().name("signals".into()).spawn(wait);
+    thread.map(drop).map_err(|error| HostError::from_io("wait for signals", &error))
 }

@@ -1,6 +1,6 @@
 //! Where daemons' sockets are, and which of them answer.
 //!
-//! They lie in the runtime folder as `blkback-NAME.sock`, named after the image. A socket that nobody
+//! They lie in the runtime folder as `PROGRAM-NAME.sock`, named after what is served. A socket that nobody
 //! answers on was left by a daemon that was killed: the next one of that name takes its place.
 
 use std::io;
@@ -9,42 +9,40 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
-use hypervisor::{ConfigError, Error, HostError};
+use crate::{ConfigError, Error, HostError};
 
-const PREFIX: &str = "blkback-";
 const SUFFIX: &str = ".sock";
 /// A name's part in the path of a socket, of which the kernel takes 107 bytes in all.
 const LONGEST_NAME: usize = 40;
 
-/// The path for a daemon's socket in `folder`: named after `image`, and after this process as well
-/// where another daemon has that name.
+/// The path for the socket of a daemon, a `program`, in `folder`: named after what is `served`, and
+/// after this process as well where another daemon has that name.
 #[must_use]
-pub fn path_for(folder: &Path, image: &Path) -> PathBuf {
-    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
-    let name: String = stem
+pub fn path_for(program: &str, folder: &Path, served: &str) -> PathBuf {
+    let name: String = served
         .chars()
         .take(LONGEST_NAME)
         .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' })
         .collect();
-    let path = path_named(folder, &name);
+    let path = path_named(program, folder, &name);
     if UnixStream::connect(&path).is_ok() {
-        return folder.join(format!("{PREFIX}{name}-{}{SUFFIX}", process::id()));
+        return path_named(program, folder, &format!("{name}-{}", process::id()));
     }
     path
 }
 
-/// The path for the socket of the daemon that is called `name`.
+/// The path for the socket of the daemon, a `program`, that is called `name`.
 #[must_use]
-pub fn path_named(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{PREFIX}{name}{SUFFIX}"))
+pub fn path_named(program: &str, folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{program}-{name}{SUFFIX}"))
 }
 
-/// All sockets of daemons in `folder`, by name, whether or not anybody answers.
+/// All sockets of daemons, of `program`s, in `folder`, by name, whether or not anybody answers.
 ///
 /// # Errors
 ///
 /// The folder cannot be read. That it is not there is no error: then there are none.
-pub fn find(folder: &Path) -> Result<Vec<PathBuf>, HostError> {
+pub fn find(program: &str, folder: &Path) -> Result<Vec<PathBuf>, HostError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -52,11 +50,12 @@ pub fn find(folder: &Path) -> Result<Vec<PathBuf>, HostError> {
             return Err(HostError::from_io(format!("read folder {}", folder.display()), &error));
         }
     };
+    let prefix = format!("{program}-");
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+            name.starts_with(&prefix) && name.ends_with(SUFFIX)
         })
         .collect();
     found.sort();

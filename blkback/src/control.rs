@@ -1,15 +1,10 @@
-//! What is asked of a daemon and what it answers.
+//! What is asked of a `blkback` over its control socket, and what it answers.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::stats::Snapshot;
-
-/// The longest line either side takes, in bytes with its newline.
-pub const LONGEST_REQUEST: usize = 4096;
-/// The longest answer, in bytes with its newline.
-pub const LONGEST_RESPONSE: usize = 1 << 20;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,16 +35,6 @@ pub enum Request {
         #[serde(default)]
         force: bool,
     },
-}
-
-/// What comes back: a result, or why there is none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Response {
-    /// As each [`Request`] says.
-    Result(serde_json::Value),
-    /// In words, for whoever asked.
-    Error(String),
 }
 
 /// A disk that is served.

@@ -13,11 +13,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use hypervisor::{Error, HostError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::de::DeserializeOwned;
 
-use crate::control::message::{LONGEST_REQUEST, Request, Response};
-use crate::control::socket;
+use super::{LONGEST_REQUEST, Response, socket};
+use crate::{Error, HostError};
 
 /// How long a client may take to send a line, or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,12 +28,15 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Who answers.
 pub trait Desk: Send + Sync + 'static {
+    /// What can be asked.
+    type Request: DeserializeOwned;
+
     /// Answers one request; the error is shown to whoever asked.
     ///
     /// # Errors
     ///
     /// What was asked cannot be done.
-    fn answer(&self, request: Request) -> Result<serde_json::Value, String>;
+    fn answer(&self, request: Self::Request) -> Result<serde_json::Value, String>;
 }
 
 /// A listening socket. Dropping it ends it and every conversation.
@@ -45,7 +48,7 @@ pub struct Server {
 }
 
 struct Shared {
-    desk: Arc<dyn Desk>,
+    answer: Box<dyn Fn(&[u8]) -> Response + Send + Sync>,
     ending: AtomicBool,
     clients: Mutex<Vec<(RawFd, Arc<UnixStream>)>>,
     /// Told when a client is gone.
@@ -58,14 +61,14 @@ impl Server {
     /// # Errors
     ///
     /// The path is taken, or the host refuses.
-    pub fn start(path: &Path, desk: Arc<dyn Desk>) -> Result<Self, Error> {
+    pub fn start<D: Desk>(path: &Path, desk: D) -> Result<Self, Error> {
         let listener = socket::listen(path)?;
         let doing = || format!("serve {}", path.display());
         let host = |error: io::Error| HostError::from_io(doing(), &error);
         listener.set_nonblocking(true).map_err(host)?;
         let (wake, woken) = UnixStream::pair().map_err(host)?;
         let shared = Arc::new(Shared {
-            desk,
+            answer: Box::new(move |line| answer(&desk, line)),
             ending: AtomicBool::new(false),
             clients: Mutex::new(Vec::new()),
             left: Condvar::new(),
@@ -166,16 +169,19 @@ fn admit(client: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
 fn converse(client: &UnixStream, shared: &Shared) -> io::Result<()> {
     let mut held = Vec::new();
     while let Some(line) = line(client, &mut held)? {
-        let response = match serde_json::from_slice::<Request>(&line) {
-            Ok(request) => match shared.desk.answer(request) {
-                Ok(result) => Response::Result(result),
-                Err(error) => Response::Error(error),
-            },
-            Err(error) => Response::Error(format!("not a request: {error}")),
-        };
-        send(client, &response)?;
+        send(client, &(shared.answer)(&line))?;
     }
     Ok(())
+}
+
+fn answer<D: Desk>(desk: &D, line: &[u8]) -> Response {
+    match serde_json::from_slice(line) {
+        Ok(request) => match desk.answer(request) {
+            Ok(result) => Response::Result(result),
+            Err(error) => Response::Error(error),
+        },
+        Err(error) => Response::Error(format!("not a request: {error}")),
+    }
 }
 
 /// The next line; `None` at the end, or where it is too long or too slow.

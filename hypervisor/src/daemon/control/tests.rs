@@ -4,10 +4,19 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+
+/// What can be asked here.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+enum Request {
+    List,
+    Limits { iops: Option<u64>, bytes: Option<u64> },
+    Resize { size: Option<u64> },
+    Detach { force: bool },
+}
 
 #[derive(Default)]
 struct Echo {
@@ -16,6 +25,8 @@ struct Echo {
 }
 
 impl Desk for Echo {
+    type Request = Request;
+
     fn answer(&self, request: Request) -> Result<serde_json::Value, String> {
         match request {
             Request::Resize { size: Some(0) } => Err("too small".into()),
@@ -32,14 +43,14 @@ impl Desk for Echo {
 fn served() -> (tempfile::TempDir, PathBuf, Server) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("blkback-x.sock");
-    let server = Server::start(&path, Arc::new(Echo::default())).unwrap();
+    let server = Server::start(&path, Echo::default()).unwrap();
     (folder, path, server)
 }
 
 #[test]
 fn asked_and_answered() {
     let (_folder, path, _server) = served();
-    let mut client = Client::connect(&path).unwrap();
+    let mut client = Client::connect("blkback", &path).unwrap();
     for request in [
         Request::List,
         Request::Limits { iops: Some(7), bytes: None },
@@ -91,7 +102,7 @@ fn deep_nesting_and_endless_lines_end_the_client_only() {
     let _ = stream.write_all(&[b'['; 100_000]);
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
-    let mut client = Client::connect(&path).unwrap();
+    let mut client = Client::connect("blkback", &path).unwrap();
     assert!(client.ask(&Request::List).unwrap().is_ok());
 }
 
@@ -106,7 +117,10 @@ fn many_clients_are_refused_and_room_comes_back() {
     drop(silent);
     let answered = (0..3000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
-        Client::connect(&path).unwrap().ask(&Request::List).is_ok_and(|answer| answer.is_ok())
+        Client::connect("blkback", &path)
+            .unwrap()
+            .ask(&Request::List)
+            .is_ok_and(|answer| answer.is_ok())
     });
     assert!(answered, "room came back");
 }
@@ -116,37 +130,42 @@ fn one_slow_answer_holds_nobody_up_and_survives_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("blkback-x.sock");
     let (heard, asked) = std::sync::mpsc::channel();
-    let server = Server::start(&path, Arc::new(Echo { heard: Some(heard) })).unwrap();
+    let server = Server::start(&path, Echo { heard: Some(heard) }).unwrap();
     let slow = std::thread::spawn({
         let path = path.clone();
-        move || Client::connect(&path).unwrap().ask(&Request::Detach { force: false }).unwrap()
+        move || {
+            Client::connect("blkback", &path)
+                .unwrap()
+                .ask(&Request::Detach { force: false })
+                .unwrap()
+        }
     });
-    Client::connect(&path).unwrap().ask(&Request::List).unwrap().unwrap();
+    Client::connect("blkback", &path).unwrap().ask(&Request::List).unwrap().unwrap();
     asked.recv().unwrap();
     // It was heard: its answer is sent before the end is complete.
     drop(server);
     assert!(!path.exists());
-    assert!(Client::connect(&path).is_err());
+    assert!(Client::connect("blkback", &path).is_err());
     assert_eq!(slow.join().unwrap(), Ok("gone".into()));
 }
 
 #[test]
 fn a_dead_daemons_socket_is_replaced_and_a_live_ones_is_not() {
     let (folder, path, server) = served();
-    let taken = Server::start(&path, Arc::new(Echo::default())).map(drop).unwrap_err();
+    let taken = Server::start(&path, Echo::default()).map(drop).unwrap_err();
     assert!(taken.to_string().contains("another process answers"), "{taken}");
-    let named = socket::path_for(folder.path(), std::path::Path::new("/images/x.img"));
+    let named = socket::path_for("blkback", folder.path(), "x");
     assert!(named.to_string_lossy().contains(&std::process::id().to_string()), "{named:?}");
     drop(server);
     // As a killed daemon leaves it.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    assert_eq!(socket::find(folder.path()).unwrap(), std::slice::from_ref(&path));
-    assert_eq!(socket::path_for(folder.path(), std::path::Path::new("/images/x.img")), path);
-    let again = Server::start(&path, Arc::new(Echo::default())).unwrap();
-    assert!(Client::connect(again.path()).unwrap().ask(&Request::List).unwrap().is_ok());
+    assert_eq!(socket::find("blkback", folder.path()).unwrap(), std::slice::from_ref(&path));
+    assert_eq!(socket::path_for("blkback", folder.path(), "x"), path);
+    let again = Server::start(&path, Echo::default()).unwrap();
+    assert!(Client::connect("blkback", again.path()).unwrap().ask(&Request::List).unwrap().is_ok());
     let file = folder.path().join("data");
     std::fs::write(&file, "precious").unwrap();
-    assert!(Server::start(&file, Arc::new(Echo::default())).is_err());
+    assert!(Server::start(&file, Echo::default()).is_err());
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
-    assert!(socket::find(&folder.path().join("nowhere")).unwrap().is_empty());
+    assert!(socket::find("blkback", &folder.path().join("nowhere")).unwrap().is_empty());
 }

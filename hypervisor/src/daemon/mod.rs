@@ -1,0 +1,18 @@
+//! What every daemon of ours has beside its devices.
+//!
+//! ```text
+//!   signals ─────┐
+//!   control ─────┴──> a device's mailbox      asked to end, asked to change
+//!   outcome <──────── the daemon              what it says: on stdout, on stderr, to its supervisor
+//!   program ─────────> the daemon             started once more, for one device
+//! ```
+//!
+//! Trust: a client of the control socket may ask for anything, and gets no more than bounded time
+//! and memory.
+
+pub mod control;
+pub mod outcome;
+pub mod program;
+pub mod signals;
+pub mod size;
+pub mod table;

@@ -1,0 +1,64 @@
+//! This program once more, for each device that a toolstack made.
+
+use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::{env, io};
+
+use crate::backend::Spot;
+use crate::backend::watch::Starter;
+use crate::find::DOMAIN_VARIABLE;
+use crate::{DomId, HostError};
+
+use super::control::socket;
+
+/// This program, to be started for a device with `--device` and where that is.
+#[derive(Clone, Debug)]
+pub struct Program {
+    name: &'static str,
+    path: PathBuf,
+    arguments: Vec<OsString>,
+    folder: PathBuf,
+    /// The domain to be, where it is not that of the machine.
+    domain: Option<DomId>,
+}
+
+impl Program {
+    /// This program, called `name`, with further `arguments`. Its control sockets lie in `folder`.
+    /// `domain` is for it to enter; without one, it is in the domain that it runs in, as on Xen.
+    ///
+    /// # Errors
+    ///
+    /// The host does not say where our own program is.
+    pub fn own(
+        name: &'static str,
+        arguments: Vec<OsString>,
+        folder: PathBuf,
+        domain: Option<DomId>,
+    ) -> Result<Self, HostError> {
+        let path = env::current_exe();
+        let path = path.map_err(|error| HostError::from_io("find this program", &error))?;
+        Ok(Self { name, path, arguments, folder, domain })
+    }
+}
+
+impl Starter for Program {
+    fn start(&self, spot: &Spot) -> io::Result<Child> {
+        let mut command = Command::new(&self.path);
+        if let Some(domain) = &self.domain {
+            command.env(DOMAIN_VARIABLE, domain.to_string());
+        }
+        command
+            .arg("--device")
+            .arg(spot.to_string())
+            .args(&self.arguments)
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null())
+            .spawn()
+    }
+
+    fn is_served(&self, spot: &Spot) -> bool {
+        UnixStream::connect(socket::path_named(self.name, &self.folder, &spot.name())).is_ok()
+    }
+}
