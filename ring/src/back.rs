@@ -194,6 +194,25 @@ impl<P: Protocol, M: Words> Back<P, M> {
         Ok(if self.look()? > 0 { Recheck::More } else { Recheck::Quiet })
     }
 
+    /// As [`rearm`](Self::rearm), where it takes `wanted` requests to go on: asks to be notified of
+    /// the next one after those that are there. More requests than the ring has slots never come.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::RequestProducer`].
+    pub fn rearm_for(&mut self, wanted: u32) -> Result<Recheck, Fault> {
+        let mut ready = self.look()?;
+        // Each turn but the last found more than the one before, so there are few.
+        while ready < wanted {
+            self.shared.arm(Word::RequestEvent, self.seen);
+            let before = core::mem::replace(&mut ready, self.look()?);
+            if ready == before {
+                return Ok(Recheck::Quiet);
+            }
+        }
+        Ok(Recheck::More)
+    }
+
     /// The memory the ring lies in.
     #[must_use]
     pub fn memory(&self) -> &M {

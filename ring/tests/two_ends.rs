@@ -113,6 +113,26 @@ fn only_a_step_over_the_armed_event_notifies() {
 }
 
 #[test]
+fn who_waits_for_several_is_told_of_each_that_comes() {
+    let (mut front, mut back) = ends::<X86_64>(1, u32::MAX - 1);
+    let push = |front: &mut Front<_, _>| {
+        front.push(&Request::flush(0)).unwrap();
+        front.publish()
+    };
+    assert_eq!(push(&mut front), Notify::Needed);
+    assert_eq!(back.rearm_for(1).unwrap(), Recheck::More);
+    assert_eq!(back.rearm_for(3).unwrap(), Recheck::Quiet);
+    assert_eq!(push(&mut front), Notify::Needed);
+    assert_eq!(back.rearm_for(3).unwrap(), Recheck::Quiet);
+    assert_eq!(push(&mut front), Notify::Needed);
+    assert_eq!(back.rearm_for(3).unwrap(), Recheck::More);
+    let held: Vec<_> = (0..3).map(|_| back.take_request().unwrap().unwrap().1).collect();
+    assert_eq!(back.rearm_for(1).unwrap(), Recheck::Quiet);
+    assert_eq!(push(&mut front), Notify::Needed);
+    held.into_iter().for_each(ResponseSlot::abandon);
+}
+
+#[test]
 fn a_resumed_back_owes_what_was_taken_and_finds_what_was_not() {
     let (mut front, mut back) = ends::<Native>(1, u32::MAX - 3);
     for id in 0..10 {
