@@ -22,6 +22,19 @@ pub enum Operation {
         /// Where, in bytes.
         offset: u64,
     },
+    /// Fill the buffers with one packet of a file that has packets, such as a TAP or a packet
+    /// socket, if one is there: `EAGAIN` where none is, at once, and a result that is short is a
+    /// packet's. What was begun first gets the packet that came first.
+    Receive {
+        /// The file.
+        file: FileId,
+    },
+    /// Hand what the buffers hold to such a file as one packet, if it takes one: `EAGAIN` where it
+    /// does not, at once.
+    Send {
+        /// The file.
+        file: FileId,
+    },
     /// `fdatasync(2)`.
     Sync {
         /// The file.
@@ -49,6 +62,13 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Whether it moves one packet, which is never tried again or resumed.
+    pub(crate) const fn is_of_a_packet(&self) -> bool {
+        matches!(self, Self::Receive { .. } | Self::Send { .. })
+    }
+}
+
 /// An operation that is over.
 #[derive(Debug)]
 pub struct Completed<T> {
@@ -56,8 +76,8 @@ pub struct Completed<T> {
     pub held: T,
     /// What was asked for, as it was handed in.
     pub operation: Operation,
-    /// Bytes moved, or a positive `errno`. A transfer that the kernel cut short was resumed, so that
-    /// fewer bytes than were asked for mean that the file ends there.
+    /// Bytes moved, or a positive `errno`. A read or a write that the kernel cut short was resumed, so
+    /// that fewer bytes than were asked for mean that the file ends there.
     pub result: Result<u64, i32>,
 }
 

@@ -204,9 +204,7 @@ impl<T: Buffers> Ring<T> {
         if something || timeout.is_some_and(|timeout| timeout.is_zero()) {
             return self.kick();
         }
-        while let Some((id, entry)) = self.watches.arm() {
-            self.push(entry.user_data(watch_data(id)));
-        }
+        self.listen();
         let submitter = self.io.submitter();
         passing(match timeout {
             None => submitter.submit_and_wait(1),
@@ -254,7 +252,22 @@ impl<T: Buffers> Ring<T> {
         self.remove_file(file)
     }
 
-    /// Whether a watched descriptor was readable in a wait since this was last asked.
+    /// Has the kernel look at all watched descriptors from the next [`kick`](Self::kick) on, so that
+    /// [`take_ready`](Self::take_ready) can tell without a system call and without a wait.
+    pub fn listen(&mut self) {
+        while let Some((id, entry)) = self.watches.arm() {
+            self.push(entry.user_data(watch_data(id)));
+        }
+    }
+
+    /// Whether a watched descriptor is to end waits: every one is until told otherwise. A poll that
+    /// the kernel has already stays with it and may end one wait.
+    pub fn want(&mut self, id: WatchId, wanted: bool) {
+        self.watches.want(id, wanted);
+    }
+
+    /// Whether a watched descriptor was readable in a wait, or since [`listen`](Self::listen), and
+    /// this was not asked since.
     pub fn take_ready(&mut self, id: WatchId) -> bool {
         self.watches.take_ready(id)
     }

@@ -16,6 +16,13 @@ const BLOCK_DISCARD: u32 = 0x12 << 8;
 /// `EAGAIN`). Neither says anything about the medium; the bound is against a kernel that never ends.
 const RETRIES: u32 = 1000;
 
+/// The offset of a file that has none.
+const NO_OFFSET: u64 = u64::MAX;
+
+/// `RWF_NOWAIT` (linux/fs.h): at once or not at all. A descriptor that is non-blocking would not do,
+/// for the ring waits in its stead.
+const AT_ONCE: libc::c_int = 8;
+
 /// Iovecs handed over at a time (`IOV_MAX`); more is a short transfer, which is resumed.
 const MOST_IOVECS: usize = 1024;
 
@@ -88,12 +95,14 @@ impl<T: Buffers> Slots<T> {
         let over = match u64::try_from(result) {
             Ok(moved) => {
                 slot.done = slot.done.saturating_add(moved);
-                (moved == 0 || slot.done >= slot.total).then_some(Ok(slot.done))
+                let over = moved == 0 || slot.done >= slot.total || slot.operation.is_of_a_packet();
+                over.then_some(Ok(slot.done))
             }
             Err(_) => {
                 let errno = result.saturating_neg();
                 slot.retries = slot.retries.saturating_add(1);
-                let passing = errno == libc::EINTR || errno == libc::EAGAIN;
+                let none_now = errno == libc::EAGAIN && !slot.operation.is_of_a_packet();
+                let passing = errno == libc::EINTR || none_now;
                 (!passing || slot.retries > RETRIES).then_some(Err(errno))
             }
         };
@@ -145,6 +154,30 @@ fn entry<T: Buffers>(slot: &Slot<T>, iovecs: &mut Vec<iovec>, fixed: u16) -> squ
                 Shape::Several(first, count) => {
                     opcode::Writev::new(file, first, count).offset(offset).build()
                 }
+            }
+        }
+        Operation::Receive { file } => {
+            let file = file.fixed();
+            match gather(slot, iovecs, 0) {
+                Shape::Fixed(base, len, _) | Shape::Single(base, len) => {
+                    opcode::Read::new(file, base, len).offset(NO_OFFSET).rw_flags(AT_ONCE).build()
+                }
+                Shape::Several(first, count) => opcode::Readv::new(file, first, count)
+                    .offset(NO_OFFSET)
+                    .rw_flags(AT_ONCE)
+                    .build(),
+            }
+        }
+        Operation::Send { file } => {
+            let file = file.fixed();
+            match gather(slot, iovecs, 0) {
+                Shape::Fixed(base, len, _) | Shape::Single(base, len) => {
+                    opcode::Write::new(file, base, len).offset(NO_OFFSET).rw_flags(AT_ONCE).build()
+                }
+                Shape::Several(first, count) => opcode::Writev::new(file, first, count)
+                    .offset(NO_OFFSET)
+                    .rw_flags(AT_ONCE)
+                    .build(),
             }
         }
         Operation::Sync { file } => {

@@ -15,6 +15,8 @@ pub struct WatchId(u32);
 struct Watch {
     id: WatchId,
     file: FileId,
+    /// Whether it is reported on at all.
+    wanted: bool,
     /// The kernel has a poll of it.
     armed: bool,
     ready: bool,
@@ -37,7 +39,7 @@ impl Watches {
         let id = WatchId(self.next);
         // Never the number of one that is being cancelled, whose last completion is yet to come.
         self.next = self.next.wrapping_add(1);
-        self.watches.push(Watch { id, file, armed: false, ready: false });
+        self.watches.push(Watch { id, file, wanted: true, armed: false, ready: false });
         id
     }
 
@@ -46,9 +48,15 @@ impl Watches {
         Some(self.watches.swap_remove(at).file)
     }
 
-    /// What arms a watch that is not armed, and its number. To be handed to the kernel.
+    pub(crate) fn want(&mut self, id: WatchId, wanted: bool) {
+        if let Some(watch) = self.watches.iter_mut().find(|watch| watch.id == id) {
+            watch.wanted = wanted;
+        }
+    }
+
+    /// What arms a watch that is wanted and not armed, and its number. To be handed to the kernel.
     pub(crate) fn arm(&mut self) -> Option<(WatchId, squeue::Entry)> {
-        let watch = self.watches.iter_mut().find(|watch| !watch.armed)?;
+        let watch = self.watches.iter_mut().find(|watch| watch.wanted && !watch.armed)?;
         watch.armed = true;
         let events = u32::from(libc::POLLIN.unsigned_abs());
         Some((watch.id, opcode::PollAdd::new(watch.file.fixed(), events).build()))
@@ -75,7 +83,7 @@ impl Watches {
     }
 
     pub(crate) fn any_ready(&self) -> bool {
-        self.watches.iter().any(|watch| watch.ready)
+        self.watches.iter().any(|watch| watch.wanted && watch.ready)
     }
 
     pub(crate) fn ids(&self) -> Vec<WatchId> {

@@ -472,3 +472,69 @@ fn a_dropped_ring_lets_go_of_its_files_at_once() {
         }
     }
 }
+
+/// Two ends between which packets go.
+fn packets() -> (File, File) {
+    let mut ends = [0; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: there is room for two descriptors.
+    assert_eq!(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) }, 0);
+    // SAFETY: both were opened just now and belong to nobody else.
+    let [one, other] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+    (one.into(), other.into())
+}
+
+#[test]
+fn packets_come_whole_in_order_and_at_once_or_not_at_all() {
+    let Some(mut ring) = ring(16) else { return };
+    let alive = Rc::new(());
+    let (ours, mut theirs) = packets();
+    let file = add(&mut ring, &ours);
+    for packet in [&b"one"[..], b"second", b"3"] {
+        theirs.write_all(packet).unwrap();
+    }
+    for tag in 0..5 {
+        let held = Held::new(&[2, 30], 1, &[], tag, &alive);
+        assert!(ring.begin(Operation::Receive { file }, held).is_ok());
+    }
+    ring.kick().unwrap();
+    let done = collect(&mut ring, 5);
+    let results: Vec<_> = done.iter().map(|done| (done.held.tag, done.result)).collect();
+    assert_eq!(
+        results,
+        [(0, Ok(3)), (1, Ok(6)), (2, Ok(1)), (3, Err(libc::EAGAIN)), (4, Err(libc::EAGAIN))]
+    );
+    assert_eq!(done[1].held.bytes()[..6], *b"second");
+    for packet in [&b"there"[..], b"and", b"back"] {
+        let held = Held::new(&[2, packet.len() - 2], 1, packet, 0, &alive);
+        assert!(ring.begin(Operation::Send { file }, held).is_ok());
+    }
+    assert!(collect(&mut ring, 3).iter().all(|done| done.result.is_ok()));
+    for packet in [&b"there"[..], b"and", b"back"] {
+        let mut into = [0; 40];
+        let len = theirs.read(&mut into).unwrap();
+        assert_eq!(into[..len], *packet);
+    }
+}
+
+#[test]
+fn a_watch_that_is_not_wanted_ends_no_wait() {
+    let Some(mut ring) = ring(1) else { return };
+    let mut events = eventfd();
+    let watch = ring.watch(events.as_fd()).unwrap();
+    ring.want(watch, false);
+    raise(&mut events);
+    assert!(!is_reported(&mut ring, watch));
+    ring.want(watch, true);
+    // Without a wait: the kernel looks from a kick on, and the ring says so by itself.
+    ring.listen();
+    ring.kick().unwrap();
+    let start = Instant::now();
+    loop {
+        ring.completed(&mut Vec::new()).unwrap();
+        if ring.take_ready(watch) {
+            break;
+        }
+        assert!(start.elapsed() < DEADLINE, "the descriptor is not reported");
+    }
+}
