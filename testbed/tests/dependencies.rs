@@ -15,6 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("domkit-blkback", &["domkit-hypervisor", "domkit-ring", "domkit-ring-uring"]),
     ("domkit-blkfront", &["domkit-hypervisor", "domkit-ring"]),
     ("domkit-netfront", &["domkit-hypervisor", "domkit-ring"]),
+    ("domkit-netback", &["domkit-hypervisor", "domkit-ring", "domkit-ring-uring"]),
     ("domkit-testbed", &["domkit-hypervisor", "domkit-ring"]),
     ("domkit-fio-engine", &["domkit-blkfront", "domkit-hypervisor"]),
     ("domkit-quickstart", &["domkit-ring-uring", "domkit-testbed"]),

@@ -1,0 +1,71 @@
+//! An interface that is there already, through a packet socket: what it receives is the guest's, and
+//! what the guest sends goes out of it.
+//!
+//! For an interface that a guest is to have as its own, or to share with the host, where no bridge is
+//! wanted. The host's network still sees what the interface receives, and nobody is told that the link
+//! is down. One socket has all the packets, so there is one queue. Needs `CAP_NET_RAW`. The interface
+//! must be promiscuous to receive what is for the guest's address.
+//!
+//! Source: `packet(7)`; `linux/if_packet.h`.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
+
+use hypervisor::HostError;
+
+use super::interface::{self, Name};
+use super::kernel::Kernel;
+use super::{Port, Turned};
+use crate::buffer::{Buffer, Pool};
+use crate::vnet::Form;
+
+/// A packet socket.
+pub struct PacketPort {
+    kernel: Kernel,
+}
+
+impl PacketPort {
+    /// One of the interface of that name, for the thread that asks.
+    ///
+    /// # Errors
+    ///
+    /// There is no such interface, or the kernel refuses.
+    pub fn open(name: &Name) -> Result<Self, HostError> {
+        let socket = interface::packet_socket(name)?;
+        Ok(Self { kernel: Kernel::new(socket.as_fd(), Form::Short)? })
+    }
+}
+
+impl Port for PacketPort {
+    fn room(&self) -> usize {
+        self.kernel.room()
+    }
+
+    fn send(&mut self, packet: Buffer) {
+        self.kernel.send(packet);
+    }
+
+    fn turn(
+        &mut self,
+        pool: &mut Pool,
+        most: usize,
+        into: &mut VecDeque<Buffer>,
+    ) -> Result<Turned, HostError> {
+        self.kernel.turn(pool, most, into)
+    }
+
+    fn wait(
+        &mut self,
+        watched: &[BorrowedFd<'_>],
+        receive: bool,
+        timeout: Option<Duration>,
+    ) -> Result<(), HostError> {
+        self.kernel.wait(watched, receive, timeout)
+    }
+
+    /// The link is the interface's own.
+    fn carrier(&mut self, _up: bool) -> Result<(), HostError> {
+        Ok(())
+    }
+}

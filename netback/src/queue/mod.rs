@@ -1,0 +1,284 @@
+//! One queue: the loop that drives both directions, on a thread of its own.
+//!
+//! ```text
+//!        +-> tx: take, copy in, check, hand to the port, answer
+//!        |   the port's turn: sends all that, brings what came
+//!        |   rx: take, fit, copy out, answer
+//!        |   notify, once for each channel
+//!        +-- again while there is something to do, and a while longer where that has paid
+//!            else: arm the rings' events, look once more, unmask the channels, sleep in the port
+//! ```
+//!
+//! Whatever the guest or the network does, one round does a bounded amount of work, nothing is
+//! allocated for a packet, and what is held here is bounded by the rings and by
+//! [`Bounds`](crate::rx::Bounds).
+
+mod control;
+mod start;
+mod waiting;
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hypervisor::event::Channel;
+use hypervisor::memory::{Memory, Using};
+use hypervisor::{HostError, PeerFault};
+use nix::time::{ClockId, clock_gettime};
+use ring::Polling;
+
+pub use control::{Control, Ended, Serving};
+pub use start::{Handle, Parts, spawn};
+pub use waiting::Waiting;
+
+use crate::buffer::{Buffer, Pool};
+use crate::connect::{Channels, Features, Link};
+use crate::notify::{Listener, notify};
+use crate::port::Port;
+use crate::rx::Rx;
+use crate::rx::post::Post;
+use crate::stats::{Loss, Stats};
+use crate::tx::receive::Receive;
+use crate::tx::{self, Tx};
+
+/// What the stages of a round have in common.
+#[derive(Debug)]
+pub struct Around<'a, U> {
+    /// Who we are to the hypervisor.
+    pub domain: &'a U,
+    /// What the device's queues share.
+    pub serving: &'a Serving,
+    /// Where to count.
+    pub stats: &'a Stats,
+    /// When it is, in nanoseconds.
+    pub now: u64,
+}
+
+/// Everything that serves one queue of one connection.
+#[derive(Debug)]
+pub struct Queue<U: Using, C, P> {
+    tx: Tx<U::Mapping>,
+    rx: Rx<U::Mapping>,
+    channels: Channels<C>,
+    port: P,
+    domain: U,
+    serving: Arc<Serving>,
+    control: Arc<Control>,
+    stats: Arc<Stats>,
+
+    pool: Pool,
+    /// What the port brought, between its turn and `rx`.
+    arrived: VecDeque<Buffer>,
+    /// Whether this queue is one that the guest posts nothing to.
+    stalled: bool,
+
+    polling: Polling,
+    listener: Listener,
+    empty_looks: u32,
+    slept: bool,
+    last_work_ns: u64,
+}
+
+/// Why the loop ends before it was told to.
+enum Broken {
+    Peer(PeerFault),
+    Host(HostError),
+}
+
+impl From<PeerFault> for Broken {
+    fn from(fault: PeerFault) -> Self {
+        Self::Peer(fault)
+    }
+}
+
+impl From<HostError> for Broken {
+    fn from(error: HostError) -> Self {
+        Self::Host(error)
+    }
+}
+
+impl<U, C, P> Queue<U, C, P>
+where
+    U: Using,
+    U::Mapping: Memory,
+    C: Channel + AsFd,
+    P: Port,
+{
+    /// A queue for `peer`, whose rings and channels are in `link`, and its `port`.
+    ///
+    /// # Errors
+    ///
+    /// There cannot be rings like that.
+    pub fn new(
+        (peer, link, features): (hypervisor::DomId, Link<U::Mapping, C>, Features),
+        domain: U,
+        port: P,
+        serving: Arc<Serving>,
+        control: Arc<Control>,
+        stats: Arc<Stats>,
+    ) -> Result<Self, PeerFault> {
+        let Link { tx, rx, channels } = link;
+        let most = serving.rx.packets.saturating_add(tx::BATCH);
+        Ok(Self {
+            tx: Tx::new(Receive::attach(tx, peer)?),
+            rx: Rx::new(Post::attach(rx, peer)?, features, &serving.rx),
+            pool: Pool::new(most),
+            arrived: VecDeque::with_capacity(serving.rx.packets),
+            stalled: false,
+            polling: serving.waiting.polling(),
+            listener: Listener::default(),
+            empty_looks: 0,
+            slept: false,
+            last_work_ns: now_ns(),
+            channels,
+            port,
+            domain,
+            serving,
+            control,
+            stats,
+        })
+    }
+
+    /// Serves until told otherwise, or until something breaks.
+    pub fn run(mut self) -> Ended {
+        // A panic is a defect of ours, but one device's: whoever waits for this end is told, and the
+        // other devices go on.
+        let ended = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(Broken::Peer(fault))) => Ended::Fault(fault),
+            Ok(Err(Broken::Host(error))) => Ended::Failed(error),
+            Err(_) => Ended::Failed(HostError::new("serve a queue: it panicked", libc::EIO)),
+        };
+        if self.stalled {
+            // Whoever comes next finds the link as it is at first.
+            self.serving.stall(false);
+        }
+        self.rx.clear(&mut self.pool);
+        self.stats.rx_waiting.set(0);
+        ended
+    }
+
+    fn serve(&mut self) -> Result<Ended, Broken> {
+        loop {
+            if self.control.is_stopped() {
+                return Ok(Ended::Stopped);
+            }
+            let now = now_ns();
+            if self.round(now)? {
+                self.worked(now);
+            } else if self.polling.look_again(now) {
+                self.look_later();
+            } else {
+                self.sleep(now)?;
+            }
+        }
+    }
+
+    /// Once through both directions. Says whether there was something to do.
+    #[inline]
+    fn round(&mut self, now: u64) -> Result<bool, Broken> {
+        let Self { tx, rx, port, pool, arrived, .. } = self;
+        let around =
+            Around { domain: &self.domain, serving: &self.serving, stats: &self.stats, now };
+        let sent = tx.round(&around, port, pool);
+        let most = rx.room(around.serving, pool);
+        let turned = port.turn(pool, most, arrived)?;
+        around.stats.tx_packets.add(turned.sent);
+        if turned.lost > 0 {
+            around.stats.lose(Loss::Port, turned.lost);
+        }
+        let received = rx.round(&around, arrived, pool);
+        notify(&self.channels, sent.notify, received.notify, &self.stats)?;
+        if let Some(stalled) = received.stalled {
+            self.stall(stalled);
+        }
+        // A fault is acted on after what came before it was served.
+        match sent.fault.or(received.fault) {
+            Some(fault) => Err(fault.into()),
+            None => Ok(sent.worked || received.worked),
+        }
+    }
+
+    /// Takes in that the guest stopped posting pages, or does so again.
+    #[cold]
+    fn stall(&mut self, stalled: bool) {
+        self.stalled = stalled;
+        self.stats.rx_stalls.add(u64::from(stalled));
+        let Some(up) = self.serving.stall(stalled) else { return };
+        tracing::warn!(up, "the guest's link, for the pages that it posts");
+        if let Err(error) = self.port.carrier(up) {
+            tracing::warn!(%error, "the host's side of the link was not told");
+        }
+    }
+
+    fn worked(&mut self, now: u64) {
+        self.polling.busy(now);
+        self.listener.found();
+        self.empty_looks = 0;
+        self.last_work_ns = now;
+        self.stats.turns.add(1);
+        if !std::mem::take(&mut self.slept) {
+            self.stats.polls_paid.add(1);
+        }
+    }
+
+    fn look_later(&mut self) {
+        self.empty_looks = self.empty_looks.wrapping_add(1);
+        if self.empty_looks.is_multiple_of(Waiting::LOOKS_PER_YIELD) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Sleeps until there is something to do, or to look at.
+    fn sleep(&mut self, now: u64) -> Result<(), Broken> {
+        let mut until = self.tx.until();
+        let mut sooner = |at: u64| until = Some(until.map_or(at, |until| until.min(at)));
+        if let Some(at) = self.rx.until(&self.serving, now) {
+            sooner(at);
+        }
+        if self.pool.keeps_any() {
+            let idle = u64::try_from(self.serving.idle.as_nanos()).unwrap_or(u64::MAX);
+            if self.last_work_ns.saturating_add(idle) <= now {
+                self.pool.free_unused();
+            } else {
+                sooner(self.last_work_ns.saturating_add(idle));
+            }
+        }
+        if self.tx.rearm()?.is_more() || self.rx.rearm()?.is_more() {
+            return Ok(());
+        }
+        match self.listener.pause(&self.stats) {
+            Some(ns) => sooner(now.saturating_add(ns)),
+            None => self.channels.all().for_each(Channel::unmask),
+        }
+        self.stats.sleeps.add(1);
+        self.slept = true;
+        let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(now)));
+        let receive = self.rx.room(&self.serving, &self.pool) > 0;
+        let (tx, rx) = (self.channels.tx().as_fd(), self.channels.rx().as_fd());
+        let watched = [self.control.fd(), tx, rx];
+        let many = if matches!(self.channels, Channels::Both(_)) { 2 } else { 3 };
+        self.port.wait(watched.get(..many).unwrap_or(&watched), receive, timeout)?;
+        self.control.heard();
+        // All of them: each is to be masked while we look.
+        if self.channels.all().filter(|channel| channel.take()).count() > 0 {
+            self.listener.rang(&self.stats);
+        }
+        self.polling.woken(now_ns());
+        Ok(())
+    }
+}
+
+/// When it is, in nanoseconds of a clock that all queues share and that never goes back.
+#[inline]
+fn now_ns() -> u64 {
+    // Cannot fail for this clock.
+    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
+    let nanos = u64::try_from(now.tv_nsec()).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
