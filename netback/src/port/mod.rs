@@ -10,6 +10,7 @@ pub mod interface;
 mod kernel;
 pub mod memory;
 pub mod packet;
+pub mod pcap;
 pub mod tap;
 
 use std::collections::VecDeque;
