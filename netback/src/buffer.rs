@@ -201,13 +201,15 @@ pub struct Pool {
     free: Vec<Buffer>,
     /// How many may yet be made.
     unmade: usize,
+    /// How many there are beyond that, from elsewhere.
+    surplus: usize,
 }
 
 impl Pool {
     /// Buffers to be made when they are first needed, `most` of them at most.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { free: Vec::with_capacity(most), unmade: most }
+        Self { free: Vec::with_capacity(most), unmade: most, surplus: 0 }
     }
 
     /// An empty buffer; `None` where all are in use.
@@ -227,7 +229,26 @@ impl Pool {
     /// Takes one back.
     #[inline]
     pub fn put(&mut self, buffer: Buffer) {
-        self.free.push(buffer);
+        match self.surplus.checked_sub(1) {
+            Some(less) => self.surplus = less,
+            None => self.free.push(buffer),
+        }
+    }
+
+    /// One that was taken will not come back: it went to another pool.
+    pub fn give_away(&mut self) {
+        match self.surplus.checked_sub(1) {
+            Some(less) => self.surplus = less,
+            None => self.unmade = self.unmade.saturating_add(1),
+        }
+    }
+
+    /// One will be put here that was taken from another pool.
+    pub fn adopt(&mut self) {
+        match self.unmade.checked_sub(1) {
+            Some(less) => self.unmade = less,
+            None => self.surplus = self.surplus.saturating_add(1),
+        }
     }
 
     /// How many can be taken.
@@ -323,5 +344,19 @@ mod tests {
         assert_eq!((pool.keeps_any(), pool.available()), (false, 1));
         pool.put(two);
         assert_eq!(pool.available(), 2);
+    }
+
+    #[test]
+    fn buffers_that_change_pools_are_as_many_in_the_end() {
+        let (mut from, mut to) = (Pool::new(2), Pool::new(1));
+        for _ in 0..10 {
+            let buffers = [from.take().unwrap(), from.take().unwrap()];
+            for buffer in buffers {
+                from.give_away();
+                to.adopt();
+                to.put(buffer);
+            }
+            assert_eq!((from.available(), to.available()), (2, 1));
+        }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! the guest sends:     tx: receive -> assemble -> copy_in -> validate -> respond -> port
-//! the guest receives:  port -> rx: take -> post -> fit -> copy_out -> respond
+//! the guest receives:  port -> rx: steer -> take -> post -> fit -> copy_out -> respond
 //! ```
 //!
 //! One thread serves one queue ([`queue`]), both directions of it. A packet on its way is in a
@@ -13,6 +13,7 @@
 
 // How a frontend and this backend come together.
 pub mod connect;
+pub mod control;
 
 // The path of a packet.
 pub mod tx;

@@ -194,6 +194,7 @@ counts! {
     rx_stalls: "Times that the guest posted nothing for so long that its link was taken down",
     rx_cut: "Packets cut into segments here, since the guest does not do it",
     rx_summed: "Packets whose checksum was completed here, since the guest does not do it",
+    rx_steered: "Packets for the guest that went to another queue, where it wants them",
     rx_unlisted: "Multicast packets kept from the guest, at its wish",
     rx_waiting: "Packets that wait for the guest, now",
     notified: "Notifications sent to the guest",

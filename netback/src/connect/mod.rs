@@ -6,6 +6,8 @@
 //! After: `queue`. Trust: the values here were checked by the transport that read them; the rings'
 //! memory stays the peer's to write.
 
+pub mod xenbus;
+
 use hypervisor::DomId;
 use ring::wire::netif::fit::Takes;
 

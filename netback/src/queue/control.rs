@@ -1,7 +1,7 @@
 //! What a device tells its queues, what they share, and how a queue ends.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring::packet::steering::Steering;
 
-use super::Waiting;
+use super::{Inbox, Waiting};
 use crate::credit::Limits;
 use crate::filter::{Groups, Sources};
 use crate::rx::Bounds;
@@ -31,11 +31,16 @@ pub struct Serving {
     pub waiting: Waiting,
     /// How long a queue keeps memory that an idle guest does not use.
     pub idle: Duration,
+    /// One for each queue.
+    inboxes: Vec<Inbox>,
+    queues: u16,
     steering: RwLock<Steering>,
     /// Whether there is anything in it.
     steered: AtomicBool,
     /// How many queues the guest posts nothing to.
     stalled: AtomicUsize,
+    /// What the frontend last said of headroom; more than 16 bits hold while it said no more.
+    headroom: AtomicU32,
 }
 
 impl Serving {
@@ -49,10 +54,37 @@ impl Serving {
             rx: Bounds::default(),
             waiting: Waiting::default(),
             idle: Duration::from_secs(10),
+            inboxes: (0..queues).map(|_| Inbox::default()).collect(),
+            queues,
             steering: RwLock::new(Steering::new(queues)),
             steered: AtomicBool::new(false),
             stalled: AtomicUsize::new(0),
+            headroom: AtomicU32::new(u32::MAX),
         }
+    }
+
+    /// From now on leaves so many bytes free in front of packets, whatever was negotiated.
+    pub fn set_headroom(&self, bytes: u16) {
+        self.headroom.store(bytes.into(), Ordering::Relaxed);
+    }
+
+    /// How many that is, where it was changed.
+    #[inline]
+    #[must_use]
+    pub fn headroom(&self) -> Option<u16> {
+        u16::try_from(self.headroom.load(Ordering::Relaxed)).ok()
+    }
+
+    /// How many queues there are.
+    #[must_use]
+    pub const fn queues(&self) -> u16 {
+        self.queues
+    }
+
+    /// What other queues have for queue `number`.
+    #[must_use]
+    pub fn inbox(&self, number: u16) -> Option<&Inbox> {
+        self.inboxes.get(usize::from(number))
     }
 
     /// How the frontend wants packets hashed and spread, where it said.

@@ -14,6 +14,7 @@
 //! [`Bounds`](crate::rx::Bounds).
 
 mod control;
+mod inbox;
 mod start;
 mod waiting;
 
@@ -30,6 +31,7 @@ use nix::time::{ClockId, clock_gettime};
 use ring::Polling;
 
 pub use control::{Control, Ended, Serving};
+pub use inbox::Inbox;
 pub use start::{Handle, Parts, spawn};
 pub use waiting::Waiting;
 
@@ -39,6 +41,7 @@ use crate::notify::{Listener, notify};
 use crate::port::Port;
 use crate::rx::Rx;
 use crate::rx::post::Post;
+use crate::rx::steer::steer;
 use crate::stats::{Loss, Stats};
 use crate::tx::receive::Receive;
 use crate::tx::{self, Tx};
@@ -68,6 +71,8 @@ pub struct Queue<U: Using, C, P> {
     control: Arc<Control>,
     stats: Arc<Stats>,
 
+    /// Which of the device's queues it is.
+    number: u16,
     pool: Pool,
     /// What the port brought, between its turn and `rx`.
     arrived: VecDeque<Buffer>,
@@ -106,12 +111,13 @@ where
     C: Channel + AsFd,
     P: Port,
 {
-    /// A queue for `peer`, whose rings and channels are in `link`, and its `port`.
+    /// Queue `number` for `peer`, whose rings and channels are in `link`, and its `port`.
     ///
     /// # Errors
     ///
     /// There cannot be rings like that.
     pub fn new(
+        number: u16,
         (peer, link, features): (hypervisor::DomId, Link<U::Mapping, C>, Features),
         domain: U,
         port: P,
@@ -124,6 +130,7 @@ where
         Ok(Self {
             tx: Tx::new(Receive::attach(tx, peer)?),
             rx: Rx::new(Post::attach(rx, peer)?, features, &serving.rx),
+            number,
             pool: Pool::new(most),
             arrived: VecDeque::with_capacity(serving.rx.packets),
             stalled: false,
@@ -145,12 +152,18 @@ where
     pub fn run(mut self) -> Ended {
         // A panic is a defect of ours, but one device's: whoever waits for this end is told, and the
         // other devices go on.
+        if let Some(inbox) = self.serving.inbox(self.number) {
+            inbox.open(Arc::clone(&self.control));
+        }
         let ended = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
             Ok(Ok(ended)) => ended,
             Ok(Err(Broken::Peer(fault))) => Ended::Fault(fault),
             Ok(Err(Broken::Host(error))) => Ended::Failed(error),
             Err(_) => Ended::Failed(HostError::new("serve a queue: it panicked", libc::EIO)),
         };
+        if let Some(inbox) = self.serving.inbox(self.number) {
+            inbox.close();
+        }
         if self.stalled {
             // Whoever comes next finds the link as it is at first.
             self.serving.stall(false);
@@ -189,6 +202,7 @@ where
         if turned.lost > 0 {
             around.stats.lose(Loss::Port, turned.lost);
         }
+        steer(arrived, most, self.number, around.serving, pool, around.stats);
         let received = rx.round(&around, arrived, pool);
         notify(&self.channels, sent.notify, received.notify, &self.stats)?;
         if let Some(stalled) = received.stalled {

@@ -19,6 +19,8 @@ use crate::stats::Stats;
 pub struct Parts<U: Using, C> {
     /// The thread's name.
     pub name: String,
+    /// Which of the device's queues it is, from 0.
+    pub number: u16,
     /// Whose packets these are.
     pub peer: DomId,
     /// What was negotiated.
@@ -118,12 +120,12 @@ where
     P: Port,
     F: FnOnce() -> Result<P, HostError>,
 {
-    let Parts { peer, features, link, domain, serving, stats, .. } = parts;
+    let Parts { number, peer, features, link, domain, serving, stats, .. } = parts;
     let port = match port() {
         Ok(port) => port,
         Err(error) => return Ended::Failed(error),
     };
-    match Queue::new((peer, link, features), domain, port, serving, control, stats) {
+    match Queue::new(number, (peer, link, features), domain, port, serving, control, stats) {
         Ok(queue) => queue.run(),
         Err(fault) => Ended::Fault(fault),
     }

@@ -1,12 +1,13 @@
 //! What the guest receives.
 //!
 //! ```text
-//! take -> post -> fit -> copy_out -> respond
+//! steer -> take -> post -> fit -> copy_out -> respond
 //! ```
 //!
 //! A round takes what the port had through all stages as far as the guest posted pages: one copy into
 //! them, one publication.
 
+pub mod steer;
 pub mod take;
 pub mod post;
 pub mod fit;

@@ -132,6 +132,7 @@ impl Take {
         now: u64,
     ) {
         let mut takes = self.features.takes;
+        takes.headroom = serving.headroom().unwrap_or(takes.headroom);
         if let Some(steering) = serving.steering() {
             takes.hash = true;
             let headers = Headers::find(buffer.packet()).ok();

@@ -127,6 +127,7 @@ impl Scene {
         let at_end = Arc::clone(&ends);
         let parts = Parts {
             name: "queue-under-test".to_owned(),
+            number: 0,
             peer: ours,
             features: setting.features,
             link: Link::new(map(&tx_gref), map(&rx_gref), channels),

@@ -18,6 +18,7 @@ use netback::offload::Sums;
 use netback::port::Port;
 use netback::port::interface::Name;
 use netback::port::memory::pair;
+use netback::port::packet::PacketPort;
 use netback::port::tap::Tap;
 use netback::vnet;
 use nix::sched::{CloneFlags, unshare};
@@ -28,7 +29,8 @@ use ring::packet::transport::Checksum as Place;
 use ring::wire::netif::chain::{Checksum, Offload};
 use ring::wire::netif::extra::{Gso, GsoProtocol};
 
-use super::scene::{Guest, PATIENCE, Scene, Setting};
+use super::packets::Shape;
+use super::scene::{Guest, PATIENCE, Scene, Setting, eventually};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 1);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 2);
@@ -255,6 +257,67 @@ fn linux_talks_to_a_guest_that_does_nothing_itself() {
     let Some(stats) = converse(test, features) else { return };
     // The kernel does it in our stead.
     assert_eq!((stats.rx_gso, stats.rx_cut, stats.rx_summed), (0, 0, 0), "{stats:?}");
+}
+
+/// Sends a packet at one port and gives what comes of it at the other.
+fn carry(
+    (from, to): (&mut impl Port, &mut impl Port),
+    pool: &mut Pool,
+    (header, packet): (vnet::Header, &[u8]),
+) -> (vnet::Header, Vec<u8>) {
+    let (mut came, mut buffer) = (VecDeque::new(), pool.take().unwrap());
+    buffer.fill(&header, packet);
+    from.send(buffer);
+    let turned = from.turn(pool, 0, &mut came).unwrap();
+    assert_eq!((turned.sent, turned.lost), (1, 0));
+    let mut found = None;
+    eventually("a packet at the other port", || {
+        to.turn(pool, 8, &mut came).unwrap();
+        for buffer in came.drain(..) {
+            // What the kernel itself has to say on a new interface is not ours.
+            if buffer.packet().starts_with(&packet[..12]) {
+                found = Some((buffer.header(), buffer.packet().to_vec()));
+            }
+            pool.put(buffer);
+        }
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn a_packet_socket_has_what_its_interface_receives() {
+    let test = "a_packet_socket_has_what_its_interface_receives";
+    let Some(host) = Namespace::new(test) else { return };
+    let full = Setting::default().features;
+    let outer = tap(&host, "vif1.0", HOST, full);
+    host.within(move || {
+        let mut wire = outer.queue(0).unwrap()().unwrap();
+        let mut socket = PacketPort::open(&Name::new("vif1.0").unwrap()).unwrap();
+        let mut pool = Pool::new(300);
+        let shape = Shape { v6: false, tcp: true, payload: 20_000, seed: 9 };
+        let mut packet = shape.bytes();
+        let mut header = vnet::Header::default();
+        Place::find(&packet).unwrap().leave_blank(&mut packet);
+        header.flags = vnet::flags::NEEDS_CSUM;
+        (header.csum_start, header.csum_offset) = (34, 16);
+        // Its flags have CWR, which is not to be in every segment.
+        header.gso_type = vnet::gso::TCPV4 | vnet::gso::ECN;
+        (header.gso_size, header.hdr_len) = (1448, 54);
+        let (said, came) = carry((&mut wire, &mut socket), &mut pool, (header, &packet));
+        assert!(came == packet, "another packet than was received");
+        assert_eq!((said.gso_type, said.gso_size), (header.gso_type, 1448));
+        assert_eq!((said.flags, said.csum_start, said.csum_offset), (1, 34, 16));
+        // The other way, whole: the TAP was told that we take it so, if not with CWR.
+        packet[47] &= 0x7F;
+        Place::find(&packet).unwrap().leave_blank(&mut packet);
+        header.gso_type = vnet::gso::TCPV4;
+        let (said, came) = carry((&mut socket, &mut wire), &mut pool, (header, &packet));
+        assert!(came == packet, "another packet than was sent");
+        assert_eq!((said.gso_type, said.gso_size, said.flags), (vnet::gso::TCPV4, 1448, 1));
+        // Nothing is left of what was lent.
+        assert_eq!(pool.available(), 300);
+    });
 }
 
 #[test]

@@ -1,0 +1,250 @@
+//! The control ring: what a frontend says of how packets are spread over its queues.
+//!
+//! Requests are rare and may wait, so the ring has a thread that sleeps. What they change is shared with
+//! the queues ([`Serving`]), which look at it with every packet once there is something.
+//!
+//! Grants that stay mapped are not kept: a frontend that asks how many can be is told none.
+//!
+//! Before: `connect`. After: `rx::take`. Trust: the frontend wrote every field; keys and tables are
+//! copied out of its pages once, bounded before that, and checked as copies. Source: "Control messages"
+//! in io/netif.h (RELEASE-4.17); where it leaves the answer open, as Linux's xen-netback (v6.1).
+
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use hypervisor::event::Channel;
+use hypervisor::memory::{CopyOp, Direction, GrantStatus, Memory, Using};
+use hypervisor::{DomId, GrantRef, HostError};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring::Back;
+use ring::packet::steering::{MAPPING, Steering};
+use ring::wire::netif;
+use ring::wire::netif::control::{MAPPING_ENTRY, Operation, Request, Response, Status};
+
+use crate::connect::ControlLink;
+use crate::notify::Listener;
+use crate::queue::{Control as Line, Ended, Serving};
+use crate::stats::Stats;
+
+/// The most bytes of a table.
+const LARGEST: usize = MAPPING * MAPPING_ENTRY;
+
+/// A control ring that is served.
+#[derive(Debug)]
+pub struct Handle {
+    line: Arc<Line>,
+    thread: JoinHandle<Ended>,
+}
+
+impl Handle {
+    /// Tells it to end.
+    pub fn stop(&self) {
+        self.line.stop();
+    }
+
+    /// Whether it has ended by itself or as told.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end. Tell it to stop first.
+    #[must_use]
+    pub fn join(self) -> Ended {
+        self.thread.join().unwrap_or_else(|_| Ended::Failed(panicked()))
+    }
+}
+
+fn panicked() -> HostError {
+    HostError::new("serve a control ring: its thread panicked", libc::EIO)
+}
+
+/// Serves `peer`'s control ring, which changes how the device of `serving` spreads packets. `at_end`
+/// is called last of all, when the ring is given up.
+///
+/// # Errors
+///
+/// There is no descriptor or thread to be had.
+pub fn spawn<U, C>(
+    name: &str,
+    peer: DomId,
+    link: ControlLink<U::Mapping, C>,
+    domain: U,
+    serving: Arc<Serving>,
+    at_end: impl FnOnce(&Ended) + Send + 'static,
+) -> Result<Handle, HostError>
+where
+    U: Using + Send + 'static,
+    U::Mapping: Memory,
+    C: Channel + AsFd + Send + 'static,
+{
+    let line = Line::new()?;
+    let theirs = Arc::clone(&line);
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // Whoever waits for this end is told of it, even of a panic.
+            let serve = AssertUnwindSafe(|| serve(peer, link, &domain, &serving, &theirs));
+            let ended = catch_unwind(serve).unwrap_or_else(|_| Ended::Failed(panicked()));
+            at_end(&ended);
+            ended
+        })
+        .map_err(|error| HostError::from_io("start a control ring's thread", &error))?;
+    Ok(Handle { line, thread })
+}
+
+fn serve<U, C>(
+    peer: DomId,
+    link: ControlLink<U::Mapping, C>,
+    domain: &U,
+    serving: &Serving,
+    line: &Line,
+) -> Ended
+where
+    U: Using,
+    U::Mapping: Memory,
+    C: Channel + AsFd,
+{
+    let ControlLink { ring, channel } = link;
+    let broken = |fault: ring::Fault| Ended::Fault(fault.by(peer));
+    let mut ring = match Back::<netif::Control, _>::attach(ring) {
+        Ok(ring) => ring,
+        Err(fault) => return broken(fault),
+    };
+    let (mut listener, stats) = (Listener::default(), Stats::default());
+    while !line.is_stopped() {
+        match round(&mut ring, peer, domain, serving) {
+            Ok(true) => listener.found(),
+            Ok(false) => {
+                if ring.publish().is_needed()
+                    && let Err(error) = channel.notify()
+                {
+                    return Ended::Failed(error);
+                }
+                match ring.rearm() {
+                    Ok(recheck) if recheck.is_more() => continue,
+                    Ok(_) => {}
+                    Err(fault) => return broken(fault),
+                }
+                let pause = listener.pause(&stats);
+                if pause.is_none() {
+                    channel.unmask();
+                }
+                match sleep(&channel, line, pause) {
+                    Ok(true) => listener.rang(&stats),
+                    Ok(false) => {}
+                    Err(error) => return Ended::Failed(error),
+                }
+            }
+            Err(fault) => return broken(fault),
+        }
+    }
+    Ended::Stopped
+}
+
+/// Sleeps until there is something to look at, or a pause of so many nanoseconds is over. Says
+/// whether the guest sent an event.
+fn sleep<C: Channel + AsFd>(
+    channel: &C,
+    line: &Line,
+    pause: Option<u64>,
+) -> Result<bool, HostError> {
+    let mut polled = [channel.as_fd(), line.fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let timeout = match pause {
+        None => PollTimeout::NONE,
+        Some(ns) => PollTimeout::from(u16::try_from(ns.div_ceil(1_000_000)).unwrap_or(u16::MAX)),
+    };
+    match poll(&mut polled, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(HostError::new("wait at a control ring", errno as i32)),
+    }
+    line.heard();
+    Ok(channel.take())
+}
+
+/// Answers one request, if there is one.
+fn round<U: Using, M: Memory>(
+    ring: &mut Back<netif::Control, M>,
+    peer: DomId,
+    domain: &U,
+    serving: &Serving,
+) -> Result<bool, ring::Fault> {
+    let Some((request, slot)) = ring.take_request()? else { return Ok(false) };
+    let (status, data) = answer(&request, peer, domain, serving);
+    ring.respond(slot, &Response::to(&request, status, data));
+    Ok(true)
+}
+
+fn answer<U: Using>(
+    request: &Request,
+    peer: DomId,
+    domain: &U,
+    serving: &Serving,
+) -> (Status, u32) {
+    let steer = |change: &mut dyn FnMut(&mut Steering) -> Status| serving.steer(change);
+    let only = |status| (status, 0);
+    match request.operation {
+        Operation::GetHashFlags => {
+            let (status, types) = serving.steer(|steering| steering.types());
+            (status, types.0)
+        }
+        Operation::SetHashFlags(types) => only(steer(&mut |steering| steering.set_types(types))),
+        Operation::SetHashAlgorithm(algorithm) => {
+            only(steer(&mut |steering| steering.set_algorithm(algorithm)))
+        }
+        Operation::SetHashKey { gref, size } => {
+            let checked = Steering::check_key(size);
+            if checked != Status::SUCCESS {
+                return only(checked);
+            }
+            only(with_page(domain, peer, gref, size, |key| steer(&mut |s| s.set_key(key))))
+        }
+        Operation::GetHashMappingSize => {
+            (Status::SUCCESS, u32::try_from(MAPPING).unwrap_or(u32::MAX))
+        }
+        Operation::SetHashMappingSize { entries } => {
+            only(steer(&mut |steering| steering.set_mapping_size(entries)))
+        }
+        Operation::SetHashMapping { gref, entries, offset } => {
+            let checked = serving.steer(|steering| steering.check_mapping(entries, offset));
+            if checked != Status::SUCCESS {
+                return only(checked);
+            }
+            let bytes = entries.saturating_mul(MAPPING_ENTRY as u32);
+            only(with_page(domain, peer, gref, bytes, |table| {
+                steer(&mut |steering| steering.set_mapping(offset, table))
+            }))
+        }
+        Operation::GetGrefMappingSize { queue } if queue < u32::from(serving.queues()) => {
+            (Status::SUCCESS, 0)
+        }
+        Operation::GetGrefMappingSize { .. } => only(Status::INVALID_PARAMETER),
+        _ => only(Status::NOT_SUPPORTED),
+    }
+}
+
+/// Copies the first `len` bytes of a page and does something with them.
+fn with_page<U: Using>(
+    domain: &U,
+    peer: DomId,
+    gref: GrantRef,
+    len: u32,
+    what: impl FnOnce(&[u8]) -> Status,
+) -> Status {
+    let mut bytes = [0; LARGEST];
+    let Some(local) = usize::try_from(len).ok().and_then(|len| bytes.get_mut(..len)) else {
+        return Status::BUFFER_OVERFLOW;
+    };
+    if local.is_empty() {
+        return what(local);
+    }
+    let (direction, status) = (Direction::FromPeer, GrantStatus::GENERAL_ERROR);
+    let mut op = CopyOp { gref, offset: 0, direction, local, status };
+    match domain.copy(peer, std::slice::from_mut(&mut op)) {
+        Ok(()) if op.status.is_okay() => what(op.local),
+        _ => Status::INVALID_PARAMETER,
+    }
+}
