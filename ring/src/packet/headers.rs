@@ -203,6 +203,17 @@ impl Headers {
     /// [`Malformed`]. What is not IP, or not TCP or UDP in it, is no error.
     #[inline]
     pub fn find(packet: &[u8]) -> Result<Self, Malformed> {
+        Self::find_in(packet, packet.len())
+    }
+
+    /// Finds the headers of a packet of `size` bytes that begins with `packet`: for a packet of
+    /// which no more than its headers was copied.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`]; also where headers go on behind what there is of the packet.
+    #[inline]
+    pub fn find_in(packet: &[u8], size: usize) -> Result<Self, Malformed> {
         let ethernet = Malformed::Ethernet { len: packet.len() };
         let mut at = ETHERNET;
         let mut ether_type = word(packet, 12).ok_or(ethernet)?;
@@ -214,8 +225,8 @@ impl Headers {
             tags = tags.saturating_add(1);
         }
         let ip = match ether_type {
-            ether_type::IPV4 => Some(ipv4(packet, at)?),
-            ether_type::IPV6 => Some(ipv6(packet, at)?),
+            ether_type::IPV4 => Some(ipv4(packet, size, at)?),
+            ether_type::IPV6 => Some(ipv6(packet, size, at)?),
             _ => None,
         };
         Ok(Self { tags, ether_type, ip })
@@ -230,14 +241,14 @@ impl Headers {
 }
 
 #[inline]
-fn ipv4(packet: &[u8], at: usize) -> Result<Ip, Malformed> {
-    let malformed = Malformed::Ip { version: 4, at, len: packet.len() };
+fn ipv4(packet: &[u8], size: usize, at: usize) -> Result<Ip, Malformed> {
+    let malformed = Malformed::Ip { version: 4, at, len: size };
     let header = tail::<IPV4_LEAST>(packet, at).ok_or(malformed)?;
     let [first, _, len_high, len_low, _, _, fragment_high, fragment_low, _, number, ..] = *header;
     let len = usize::from(first & 0xF).saturating_mul(4);
     let total = usize::from(u16::from_be_bytes([len_high, len_low]));
     let end = at.saturating_add(total);
-    if first >> 4 != 4 || len < IPV4_LEAST || total < len || end > packet.len() {
+    if first >> 4 != 4 || len < IPV4_LEAST || total < len || end > size {
         return Err(malformed);
     }
     let fragment = u16::from_be_bytes([fragment_high, fragment_low]) & IPV4_FRAGMENT != 0;
@@ -248,13 +259,13 @@ fn ipv4(packet: &[u8], at: usize) -> Result<Ip, Malformed> {
 }
 
 #[inline]
-fn ipv6(packet: &[u8], at: usize) -> Result<Ip, Malformed> {
-    let malformed = Malformed::Ip { version: 6, at, len: packet.len() };
+fn ipv6(packet: &[u8], size: usize, at: usize) -> Result<Ip, Malformed> {
+    let malformed = Malformed::Ip { version: 6, at, len: size };
     let header = tail::<IPV6>(packet, at).ok_or(malformed)?;
     let [first, _, _, _, len_high, len_low, number, ..] = *header;
     let behind = at.saturating_add(IPV6);
     let end = behind.saturating_add(usize::from(u16::from_be_bytes([len_high, len_low])));
-    if first >> 4 != 6 || end > packet.len() {
+    if first >> 4 != 6 || end > size {
         return Err(malformed);
     }
     let addresses = Addresses::V6(at.saturating_add(8)..behind);
@@ -279,7 +290,7 @@ struct Behind {
 #[inline]
 fn extensions(packet: &[u8], at: usize, end: usize, number: u8) -> Result<Behind, Malformed> {
     let mut last = Behind { number, at, fragment: false, routed: false };
-    let within = packet.get(..end).unwrap_or_default();
+    let within = packet.get(..end).unwrap_or(packet);
     for _ in 0..=MOST_EXTENSIONS {
         let units = match last.number {
             number::HOP_BY_HOP
@@ -327,14 +338,14 @@ fn transport(
     number: u8,
 ) -> Result<Option<Transport>, Malformed> {
     let malformed = Malformed::Transport { number, at };
-    let within = packet.get(..end).unwrap_or_default();
+    let within = packet.get(..end).unwrap_or(packet);
     match number {
         number::TCP => {
             let header = tail::<TCP_LEAST>(within, at).ok_or(malformed)?;
             let [.., offset, _, _, _, _, _, _, _] = *header;
             let len = usize::from(offset >> 4).saturating_mul(4);
             let payload = at.saturating_add(len);
-            if len < TCP_LEAST || payload > end {
+            if len < TCP_LEAST || payload > within.len() {
                 return Err(malformed);
             }
             Ok(Some(Transport { protocol: Protocol::Tcp, at, payload }))

@@ -133,6 +133,16 @@ proptest! {
         prop_assert_eq!(transport.protocol == Protocol::Tcp, made.tcp);
     }
 
+    /// As much of a packet as has its headers is enough, and less is not.
+    #[test]
+    fn headers_are_found_in_the_beginning_of_a_packet(made in any_made(), more in 0_usize..40) {
+        let bytes = made.bytes();
+        let start = &bytes[..(made.data() + more).min(bytes.len())];
+        prop_assert_eq!(Headers::find_in(start, bytes.len()), Headers::find(&bytes));
+        let cut = &bytes[..made.data() - 1];
+        prop_assert!(Headers::find_in(cut, bytes.len()).is_err());
+    }
+
     /// Whatever is changed in a packet, and wherever it is cut, what is found lies inside.
     #[test]
     fn nothing_is_found_outside(
