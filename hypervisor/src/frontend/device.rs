@@ -112,6 +112,8 @@ pub struct Device<H: Platform, K: Kind<H>> {
     pub(super) leaving: bool,
     /// Whether the backend closed instead of taking the rings that it was offered last.
     pub(super) turned_down: bool,
+    /// Whether we closed for the backend to see that the rings that it had are no more.
+    pub(super) parted: bool,
     /// Whether the toolstack lets the backend be trusted.
     pub(super) trusted: bool,
     /// The backend's state when it was read last.
@@ -137,6 +139,7 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
             attached: false,
             leaving: false,
             turned_down: false,
+            parted: false,
             trusted: false,
             seen: State::Unknown,
             watching: false,

@@ -178,6 +178,7 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
         platform.watch(&seat.opposite, K::TOKEN)?;
         self.leaving = false;
         self.turned_down = false;
+        self.parted = false;
         self.phase = if self.used { Phase::Lost } else { Phase::Waiting };
         self.seat = Some(seat);
         self.advance(platform)
@@ -213,6 +214,18 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
             }
             return Ok(Step::Idle);
         }
+        // Rings that are published with the state that the last ones were in look like those. So
+        // the backend has to see us closed in between, which it says by closing itself.
+        if ours == State::Connected && K::PUBLISHED == State::Connected {
+            withdraw::<H, K>(platform, &seat.own)?;
+            let _ = seat.publish(platform, &[], State::Closed)?;
+            self.parted = true;
+            return Ok(Step::Idle);
+        }
+        if self.parted && ours == State::Closed {
+            return Ok(Step::Idle);
+        }
+        self.parted = false;
         if !matches!(ours, State::Initialising | State::Unknown)
             && !begin_anew::<H, K>(platform, seat)?
         {
@@ -296,6 +309,7 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
         // It was closed with whoever used it last, and offers nothing until we begin anew. Who
         // turned us down is not asked again: it would go round in circles.
         if peers == State::Closed && ours != State::Initialising && !self.turned_down {
+            self.parted = false;
             let _ = begin_anew::<H, K>(platform, seat)?;
         }
         Ok(Step::Idle)
