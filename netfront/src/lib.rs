@@ -39,6 +39,8 @@ extern crate alloc;
 
 pub mod control;
 pub mod device;
+#[cfg(feature = "std")]
+pub mod host;
 pub mod interface;
 pub mod link;
 pub mod negotiate;

@@ -29,6 +29,9 @@ pub const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static
 /// The stock clients of the store.
 pub const XENSTORE: Program = Program { name: "xenstore-ls", package: "xenstore-utils" };
 
+/// Sets up network interfaces.
+pub const IP: Program = Program { name: "ip", package: "iproute2" };
+
 /// A program that is not there and could not be installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Absent {

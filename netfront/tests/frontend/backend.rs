@@ -9,7 +9,7 @@ use hypervisor::store::{Store, Transaction};
 use hypervisor::testing::Machine;
 use hypervisor::xenbus::{End, Pair, Published, Seat, State};
 use hypervisor::{EventPort, GrantRef};
-use netfront::{Config, Interface, Offload, Offloads};
+use netfront::{Config, Interface, Offload, Offloads, Phase};
 use ring::wire::netif::fit::{Fit, Placed, Takes};
 use ring::wire::netif::gather::{Chain, Content, Gather};
 use ring::wire::netif::{Control, Rx, Status, Tx, chain, rx, tx};
@@ -98,6 +98,8 @@ pub(crate) struct Backend {
     pub(crate) features: Features,
     pub(crate) queues: Vec<Queue>,
     pub(crate) control: Option<(Back<Control, Mapping>, EventChannel)>,
+    /// Whether it waits for the frontend to give up the rings of the last connection.
+    parted: bool,
     /// What the frontend takes.
     pub(crate) takes: Takes,
     /// Packets that the frontend sent, in order.
@@ -120,6 +122,7 @@ impl Backend {
             features,
             queues: Vec::new(),
             control: None,
+            parted: false,
             takes: Takes::default(),
             sent: Vec::new(),
             multicast: Vec::new(),
@@ -172,6 +175,35 @@ impl Backend {
     fn bind(&self, key: &str) -> Option<EventChannel> {
         let port = EventPort(self.front_key(key)?);
         Some(self.domain.bind(self.seat.peer, port).expect("it binds"))
+    }
+
+    /// Takes one step of a device's life, as backends do.
+    pub(crate) fn live(&mut self) {
+        let own = self.seat.own_state(&self.domain, Transaction::NONE).unwrap();
+        match (own, self.front_state()) {
+            (State::Closed, State::Initialising) => self.offer(),
+            (State::Closed, _) => {}
+            (_, State::Closing | State::Closed) => {
+                self.drop_rings();
+                self.say(&[], State::Closed);
+                self.parted = false;
+            }
+            // Those are the rings that were dropped.
+            (_, State::Connected) if self.parted => {}
+            (_, front) => {
+                self.parted &= front == State::Connected;
+                if self.queues.is_empty() {
+                    self.connect();
+                }
+            }
+        }
+    }
+
+    /// Drops the connection and asks for a new one.
+    pub(crate) fn restart(&mut self) {
+        self.drop_rings();
+        self.offer();
+        self.parted = true;
     }
 
     /// Maps and binds what the frontend published, if it has.
@@ -329,11 +361,9 @@ impl Backend {
 pub(crate) fn connect(interface: &mut TestInterface, backend: &mut Backend) {
     for _ in 0..20 {
         interface.poll().unwrap();
-        if backend.queues.is_empty() {
-            backend.connect();
-        }
+        backend.live();
         let linked = interface.queues().first().is_some_and(netfront::Queue::is_linked);
-        if linked && !backend.queues.is_empty() {
+        if linked && !backend.queues.is_empty() && interface.phase() == Phase::Connected {
             return;
         }
     }

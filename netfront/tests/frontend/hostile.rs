@@ -286,8 +286,7 @@ fn pages_that_stay_mapped_are_kept_aside() {
     let hoard = backend.hoard.take().unwrap();
     assert_eq!(hoard.len(), 10);
     // A new connection while the pages of the old one are mapped.
-    backend.drop_rings();
-    backend.offer();
+    backend.restart();
     connect(&mut interface, &mut backend);
     assert_eq!(interface.reclaim(), 10, "nothing of them is used again");
     let queue = &mut interface.queues()[0];

@@ -7,5 +7,7 @@ mod backend;
 mod control;
 mod exchange;
 mod hostile;
+mod host;
 mod packets;
 mod reconnect;
+mod tap;

@@ -35,13 +35,31 @@ fn a_backend_that_asks_for_a_new_connection_gets_one() {
     let (_machine, _guest, mut interface, mut backend) =
         scene(Features::default(), Config::default());
     interrupt(&mut interface, &mut backend);
-    backend.drop_rings();
-    backend.offer();
+    backend.restart();
     connect(&mut interface, &mut backend);
     exchange(&mut interface, &mut backend);
     // Four were answered; whether that was seen before the backend went is another matter.
     let interrupted = interface.counters().interrupted;
     assert!((6..=10).contains(&interrupted), "{interrupted}");
+}
+
+#[test]
+fn a_backend_that_is_restarted_in_place_goes_on_with_the_rings_that_are_there() {
+    let (_machine, _guest, mut interface, mut backend) =
+        scene(Features::default(), Config::default());
+    for round in 1..20 {
+        interrupt(&mut interface, &mut backend);
+        assert_eq!(receive(&mut interface, 0).len(), 1);
+        backend.drop_rings();
+        assert!(backend.connect());
+        interface.poll().unwrap();
+        assert_eq!(interface.counters().interrupted, 0);
+        backend.poll();
+        exchange(&mut interface, &mut backend);
+        assert_eq!(interface.counters().sent, round * 11);
+    }
+    interface.poll().unwrap();
+    assert_eq!(interface.queues()[0].in_flight(), 0);
 }
 
 #[test]
@@ -87,8 +105,7 @@ fn what_was_taken_from_an_earlier_connection_does_no_harm() {
     let (first, second) = (interface.queues()[0].receive().unwrap(), bytes(5000, 2));
     assert!(backend.give(0, &(second, Offload::default())));
     let second = interface.queues()[0].receive().unwrap();
-    backend.drop_rings();
-    backend.offer();
+    backend.restart();
     connect(&mut interface, &mut backend);
     let queue = &mut interface.queues()[0];
     queue.write(&sent, &[&bytes(60, 1)]);
@@ -109,8 +126,7 @@ fn a_backend_that_goes_again_and_again_costs_no_page() {
     let mut pages = Vec::new();
     for _ in 0..10 {
         interrupt(&mut interface, &mut backend);
-        backend.drop_rings();
-        backend.offer();
+        backend.restart();
         connect(&mut interface, &mut backend);
         exchange(&mut interface, &mut backend);
         assert_eq!(interface.reclaim(), 0);
@@ -175,11 +191,12 @@ fn fewer_queues_than_are_in_use_are_too_few() {
     let mut config = Config::default();
     config.queues = 3;
     let (_machine, _guest, mut interface, mut backend) = scene(Features::default(), config);
-    backend.drop_rings();
     backend.features.queues = 2;
-    backend.offer();
-    interface.poll().unwrap();
-    interface.poll().unwrap();
+    backend.restart();
+    for _ in 0..10 {
+        interface.poll().unwrap();
+        backend.live();
+    }
     assert!(matches!(interface.ending(), Some(Ending::Changed(_))), "{:?}", interface.ending());
 }
 
