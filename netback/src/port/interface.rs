@@ -20,6 +20,12 @@ const SIOCBRADDIF: libc::Ioctl = 0x89A2;
 const PACKET_VNET_HDR: libc::c_int = 15;
 /// `PACKET_IGNORE_OUTGOING` (linux/if_packet.h).
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+/// `PACKET_MR_PROMISC` (linux/if_packet.h).
+const PACKET_MR_PROMISC: u16 = 1;
+
+/// Bytes that a packet socket may hold each way: some dozens of the largest packets with what the
+/// kernel keeps beside them, where it has room for three by default.
+const SOCKET_BUFFER: libc::c_int = 8 << 20;
 
 /// An interface's name, which can be one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -183,8 +189,35 @@ pub(super) fn join_bridge(name: &Name, bridge: &Name) -> Result<(), HostError> {
     }
 }
 
-/// A packet socket of an interface, for all that it receives and nothing that it sends. Packets have
-/// short headers.
+/// Sets an option of a socket.
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &[u8],
+) -> Result<(), Errno> {
+    let len = libc::socklen_t::try_from(value.len()).unwrap_or(0);
+    let address = value.as_ptr().cast();
+    // SAFETY: the kernel reads `len` bytes there, which `value` has, and keeps no address.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, address, len) };
+    Errno::result(set).map(drop)
+}
+
+/// Gives a socket room for many packets: as much as asked for where we may, else what anybody may have.
+fn widen(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let much = SOCKET_BUFFER.to_ne_bytes();
+    for (by_force, by_right) in
+        [(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)]
+    {
+        if set_option(socket, libc::SOL_SOCKET, by_force, &much).is_err() {
+            set_option(socket, libc::SOL_SOCKET, by_right, &much)?;
+        }
+    }
+    Ok(())
+}
+
+/// A packet socket of an interface, for all that it receives and nothing that it sends. For as long as
+/// the socket is open, it receives what is for others' addresses, too. Packets have short headers.
 pub(super) fn packet_socket(name: &Name) -> Result<OwnedFd, HostError> {
     let index = index(name)?;
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
@@ -192,15 +225,18 @@ pub(super) fn packet_socket(name: &Name) -> Result<OwnedFd, HostError> {
     // SAFETY: takes no memory.
     let socket = owned(unsafe { libc::socket(libc::AF_PACKET, kind, 0) });
     let socket = socket.map_err(failed("open a packet socket for", name))?;
-    for (level, option) in [PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING].map(|o| (libc::SOL_PACKET, o))
-    {
-        let one: libc::c_int = 1;
-        let len = size_of_val(&one) as libc::socklen_t;
-        let address = (&raw const one).cast();
-        // SAFETY: the kernel reads `len` bytes there.
-        let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, address, len) };
-        Errno::result(set).map_err(failed("set up a packet socket for", name))?;
+    let fd = socket.as_fd();
+    for option in [PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING] {
+        set_option(fd, libc::SOL_PACKET, option, &1_i32.to_ne_bytes())
+            .map_err(failed("set up a packet socket for", name))?;
     }
+    widen(fd).map_err(failed("make room in a packet socket for", name))?;
+    // `struct packet_mreq`: which interface, what, and no address.
+    let [a, b, c, d] = index.to_ne_bytes();
+    let [e, f] = PACKET_MR_PROMISC.to_ne_bytes();
+    let all = [a, b, c, d, e, f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    set_option(fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &all)
+        .map_err(failed("have all packets received by", name))?;
     let mut to = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),

@@ -3,8 +3,9 @@
 //!
 //! For an interface that a guest is to have as its own, or to share with the host, where no bridge is
 //! wanted. The host's network still sees what the interface receives, and nobody is told that the link
-//! is down. One socket has all the packets, so there is one queue. Needs `CAP_NET_RAW`. The interface
-//! must be promiscuous to receive what is for the guest's address.
+//! is down. The interface is promiscuous meanwhile, so that it receives what is for the guest's address.
+//! One socket has all the packets, so there is one queue. Needs `CAP_NET_RAW`, and `CAP_NET_ADMIN` for
+//! room for more than a few large packets.
 //!
 //! Source: `packet(7)`; `linux/if_packet.h`.
 

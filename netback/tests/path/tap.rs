@@ -328,7 +328,14 @@ fn an_interface_that_is_gone_ends_the_queue() {
     let (scene, (_, far)) = (Scene::new(), pair(1).unwrap());
     let (_guest, served) = scene.serve_at(0, Setting::default(), far, outer.queue(0).unwrap());
     served.until("it sleeps", |stats| stats.sleeps > 0);
-    let refused = host.within(move || outer.join(&Name::new("no-bridge").unwrap()));
+    let refused = host.within(move || {
+        // More queues of it, and what its guest does not do, said to all of them at once.
+        let more = Tap::open(Name::new("vif1.0").unwrap(), 3).unwrap();
+        more.serve(&Features::new(Default::default(), Sums { v4: false, v6: false })).unwrap();
+        more.set_carrier(false).unwrap();
+        assert!(more.queue(2).is_some() && more.queue(3).is_none());
+        outer.join(&Name::new("no-bridge").unwrap())
+    });
     assert_eq!(refused.map_err(|error| error.errno), Err(libc::ENODEV));
     host.within(|| remove("vif1.0"));
     assert!(matches!(served.ended(), netback::queue::Ended::Failed(_)));
