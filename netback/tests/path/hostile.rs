@@ -4,10 +4,11 @@
 use hypervisor::GrantRef;
 use netback::filter::Sources;
 use netback::queue::Ended;
+use proptest::prelude::*;
 use ring::wire::netif::Status;
 use ring::wire::netif::chain::Offload;
 use ring::wire::netif::extra::{Extra, Gso, Kind};
-use ring::wire::netif::tx::{Flags, Slot};
+use ring::wire::netif::tx::{Flags, Request, Slot};
 
 use super::packets::Shape;
 use super::scene::{Guest, Scene, Served, Setting, eventually};
@@ -176,6 +177,62 @@ fn pages_that_cannot_be_written_lose_their_packet_only() {
         }
     };
     assert_eq!(response.status, Status::ERROR.0);
+}
+
+/// A slot that looks more or less like a request, about pages of which some are the guest's.
+fn any_slot() -> impl Strategy<Value = (Option<usize>, [u8; 12])> {
+    let size = prop_oneof![Just(0_u16), Just(14), 14_u16..200, Just(4096), any::<u16>()];
+    let offset = prop_oneof![3 => Just(0_u16), 1 => 0_u16..4096, 1 => any::<u16>()];
+    let flags = prop_oneof![3 => Just(0_u16), 2 => Just(4), 2 => 0_u16..16, 1 => any::<u16>()];
+    let page = prop_oneof![8 => (0_usize..256).prop_map(Some), 1 => Just(None)];
+    // As an extra: GSO and hash, which a request's gref and offset lie over.
+    let extra = prop_oneof![
+        Just([1, 0, 0x50, 5, 1, 0, 0, 0, 0, 0, 0, 0]),
+        Just([1, 1, 0x50, 5, 2, 0, 0, 0, 0, 0, 0, 0]),
+        Just([4, 0, 1, 1, 9, 9, 9, 9, 0, 0, 0, 0]),
+    ];
+    let request = (size, offset, flags, page, any::<u16>(), any::<u32>());
+    let request = request.prop_map(|(size, offset, flags, page, id, gref)| {
+        let request = Request { gref: GrantRef(gref), offset, flags: Flags(flags), id, size };
+        (page, request.encode())
+    });
+    prop_oneof![4 => request, 1 => extra.prop_map(|extra| (None, extra)), 1 => any::<[u8; 12]>()
+        .prop_map(|bytes| (None, bytes))]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_on_the_ring_is_answered_or_ends_the_device(
+        slots in prop::collection::vec(any_slot(), 1..200),
+    ) {
+        let scene = Scene::new();
+        let (mut guest, mut served) = scene.serve(0, Setting::default());
+        let mut answered = 0;
+        let raw: Vec<Slot> = slots
+            .iter()
+            .map(|(page, bytes)| {
+                let mut bytes = *bytes;
+                if let Some(page) = page {
+                    bytes[..4].copy_from_slice(&guest.grefs[*page].0.to_le_bytes());
+                }
+                Slot(bytes)
+            })
+            .collect();
+        guest.send_raw(&raw);
+        eventually("answers, or an end", || {
+            while guest.tx.take_response().unwrap().is_some() {
+                answered += 1;
+            }
+            while served.far.take().is_some() {}
+            served.handle().is_over() || answered == raw.len()
+        });
+        if served.handle().is_over() {
+            let ended = served.ended();
+            prop_assert!(matches!(ended, Ended::Fault(_)), "{:?}", ended);
+        }
+    }
 }
 
 #[test]
