@@ -97,7 +97,8 @@ pub fn next(seen: Seen) -> Step {
 
         (Closed, _) if !online => Step::Leave,
         (Closed, Initialising | InitWait) => Step::Offer,
-        (Closed, Initialised) if !barred => Step::Offer,
+        // It began anew before it could see that we were closed, with what we offered before.
+        (Closed, Initialised | Connected) if !barred => Step::Offer,
         (Closed, _) => Step::Wait,
 
         (_, Unknown) => Step::Closed,
@@ -179,6 +180,18 @@ mod tests {
         let steps = settle(&mut own, Initialising, true, &mut attached);
         assert_eq!(steps, [Step::Detach, Step::Offer, Step::Wait]);
         assert_eq!(own, InitWait);
+    }
+
+    #[test]
+    fn who_begins_anew_while_we_close_is_served() {
+        // Linux's blkfront, bound again at once, goes on from our old Connected to its own, and waits
+        // for its first reads.
+        for peer in [Initialised, Connected] {
+            let (mut own, mut attached) = (Closed, false);
+            let steps = settle(&mut own, peer, true, &mut attached);
+            assert_eq!(steps, [Step::Offer, Step::Connect, Step::Wait], "{peer}");
+            assert_eq!((own, attached), (Connected, true));
+        }
     }
 
     #[test]
