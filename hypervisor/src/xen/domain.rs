@@ -80,7 +80,7 @@ impl Domain {
         self.gntalloc().map(drop)
     }
 
-    pub(super) fn store(&self) -> &Client {
+    pub(crate) fn store(&self) -> &Client {
         &self.inner.store
     }
 

@@ -4,15 +4,10 @@
 //! apart for each open file; requests of all files, and of the kernel itself, go through one ring
 //! page one after the other, and a message is 4096 bytes at most with its header.
 //!
-//! A [`Domain`] has one connection, which the traits below speak through; its clones share it and
-//! what its watches report. Whoever wants changes for itself opens [another](Domain::open_store).
+//! A [`Domain`] has one connection, which it speaks through as a [`host::Domain`](crate::host::Domain).
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use crate::store::{
-    Changed, Ended, Permission, Store, StoreError, Transaction, Transactions, Watches,
-};
 use crate::xenstore::Client;
 use crate::{ConfigError, DomId, Error, HostError};
 
@@ -66,65 +61,5 @@ impl Domain {
             return Err(ConfigError::new("domain", self.id(), problem).into());
         }
         Ok(connect()?)
-    }
-
-    /// What polls readable when [`changed`](Watches::changed) may have something to say.
-    #[must_use]
-    pub fn changes(&self) -> BorrowedFd<'_> {
-        self.store().as_fd()
-    }
-}
-impl Store for Domain {
-    fn read(&self, within: Transaction, path: &str) -> Result<Vec<u8>, StoreError> {
-        self.store().read(within, path)
-    }
-
-    fn write(&self, within: Transaction, path: &str, value: &[u8]) -> Result<(), StoreError> {
-        self.store().write(within, path, value)
-    }
-
-    fn list(&self, within: Transaction, path: &str) -> Result<Vec<String>, StoreError> {
-        self.store().list(within, path)
-    }
-
-    fn remove(&self, within: Transaction, path: &str) -> Result<(), StoreError> {
-        self.store().remove(within, path)
-    }
-
-    fn permissions(&self, within: Transaction, path: &str) -> Result<Vec<Permission>, StoreError> {
-        self.store().permissions(within, path)
-    }
-
-    fn set_permissions(
-        &self,
-        within: Transaction,
-        path: &str,
-        permissions: &[Permission],
-    ) -> Result<(), StoreError> {
-        self.store().set_permissions(within, path, permissions)
-    }
-}
-
-impl Transactions for Domain {
-    fn begin(&self) -> Result<Transaction, StoreError> {
-        self.store().begin()
-    }
-
-    fn end(&self, transaction: Transaction, commit: bool) -> Result<Ended, StoreError> {
-        self.store().end(transaction, commit)
-    }
-}
-
-impl Watches for Domain {
-    fn watch(&self, path: &str, token: &str) -> Result<(), StoreError> {
-        self.store().watch(path, token)
-    }
-
-    fn unwatch(&self, path: &str, token: &str) -> Result<(), StoreError> {
-        self.store().unwatch(path, token)
-    }
-
-    fn changed(&self) -> Result<Option<Changed>, StoreError> {
-        self.store().changed()
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use hypervisor::DomId;
+use hypervisor::host::Domain as _;
 use hypervisor::store::{
     Ended, Permission, Store, StoreError, Transaction, Transactions, Watches, transact,
 };
