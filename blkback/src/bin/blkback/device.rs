@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use blkback::device::{DeviceDesk, Disks, KIND, Message, Wish};
-use blkback::engine::{Choice, Medium};
+use blkback::engine::Medium;
 use blkback::image::{Image, Options};
 use blkback::policy::acquire::Mapping;
 use hypervisor::backend::{Adopted, Mailbox, Serving, Spot, guest, standby};
@@ -24,7 +24,7 @@ use hypervisor::xenbus::{End, State};
 use hypervisor::{ConfigError, Error};
 use serde_json::json;
 
-use crate::options::{EngineName, Serve};
+use crate::options::{self, Serve};
 use crate::start;
 use crate::stats::Printer;
 
@@ -136,14 +136,9 @@ fn serve<D: Domain>(
 
 /// The image that is wished for.
 fn open(options: &Serve, wish: &Wish, queues: u16) -> Result<(Medium, Image), Error> {
-    let choice = match options.engine {
-        EngineName::Auto => Choice::Auto,
-        EngineName::Uring => Choice::Uring,
-        EngineName::Blocking => Choice::Blocking,
-        EngineName::Null | EngineName::Memory => {
-            let problem = "keeps nothing, and a toolstack's devices have images; use another";
-            return Err(ConfigError::new("--engine", options.engine.name(), problem).into());
-        }
+    let Some(choice) = options.engine.choice() else {
+        let problem = "keeps nothing, and a toolstack's devices have images; use another";
+        return Err(ConfigError::new("--engine", options::name(options.engine), problem).into());
     };
     let mut wanted = Options::new(&wish.image);
     wanted.read_only = wish.read_only;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use blkback::engine::Choice;
 use blkback::image::Direct;
 use blkback::policy::acquire::Reach;
 use blkback::vdev::Vdev;
@@ -70,16 +71,6 @@ pub(crate) enum ReachName {
 }
 
 impl ReachName {
-    /// As it is given on the command line.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Persistent => "persistent",
-            Self::Map => "map",
-            Self::Copy => "copy",
-        }
-    }
-
     /// What it says; nothing where the guest decides.
     pub(crate) const fn reach(self) -> Option<Reach> {
         match self {
@@ -92,16 +83,20 @@ impl ReachName {
 }
 
 impl EngineName {
-    /// As it is given on the command line.
-    pub(crate) const fn name(self) -> &'static str {
+    /// How it reads and writes an image; nothing where it needs none.
+    pub(crate) const fn choice(self) -> Option<Choice> {
         match self {
-            Self::Auto => "auto",
-            Self::Uring => "uring",
-            Self::Blocking => "blocking",
-            Self::Null => "null",
-            Self::Memory => "memory",
+            Self::Auto => Some(Choice::Auto),
+            Self::Uring => Some(Choice::Uring),
+            Self::Blocking => Some(Choice::Blocking),
+            Self::Null | Self::Memory => None,
         }
     }
+}
+
+/// As a value is given on the command line.
+pub(crate) fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 #[derive(Args, Debug)]

@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use blkback::connect::xenbus::Offer;
 use blkback::device::desk::{name_of, nonzero};
 use blkback::device::{DeviceDesk, Disks, Policy, order};
+use blkback::engine::Medium;
 use blkback::engine::memory::Disk;
-use blkback::engine::{Choice, Medium};
 use blkback::image::{Geometry, Image, Options};
 use blkback::policy::acquire::Mapping;
 use blkback::policy::polling::Waiting;
@@ -24,7 +24,7 @@ use hypervisor::{ConfigError, Error};
 use nix::sys::signal::SigSet;
 use serde_json::json;
 
-use crate::options::{EngineName, Serve};
+use crate::options::{self, EngineName, Serve};
 use crate::stats::Printer;
 use crate::watch;
 
@@ -138,27 +138,22 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
 /// The medium, and the image where it is one.
 fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
     let sector_size = options.sector_size.unwrap_or(512);
-    let choice = match options.engine {
-        EngineName::Auto => Choice::Auto,
-        EngineName::Uring => Choice::Uring,
-        EngineName::Blocking => Choice::Blocking,
-        EngineName::Memory | EngineName::Null => {
-            if let Some(image) = &options.image {
-                let problem = "this engine keeps nothing in an image; leave --image out, or choose \
-                               another --engine";
-                return Err(ConfigError::new("--image", image.display(), problem).into());
-            }
-            // Its checks are the same for a disk that keeps nothing.
-            let disk = Disk::new(options.size.unwrap_or(SIZE), sector_size)?;
-            return Ok(match options.engine {
-                EngineName::Null => {
-                    let mut geometry = Geometry::new(disk.geometry().size, sector_size);
-                    geometry.read_only = options.readonly;
-                    (Medium::Null(geometry), None)
-                }
-                _ => (Medium::Memory(Arc::new(disk)), None),
-            });
+    let Some(choice) = options.engine.choice() else {
+        if let Some(image) = &options.image {
+            let problem = "this engine keeps nothing in an image; leave --image out, or choose \
+                           another --engine";
+            return Err(ConfigError::new("--image", image.display(), problem).into());
         }
+        // Its checks are the same for a disk that keeps nothing.
+        let disk = Disk::new(options.size.unwrap_or(SIZE), sector_size)?;
+        return Ok(match options.engine {
+            EngineName::Null => {
+                let mut geometry = Geometry::new(disk.geometry().size, sector_size);
+                geometry.read_only = options.readonly;
+                (Medium::Null(geometry), None)
+            }
+            _ => (Medium::Memory(Arc::new(disk)), None),
+        });
     };
     let Some(path) = &options.image else {
         bail!("there is nothing to serve: name an image, as in --image disk.img");
@@ -229,11 +224,10 @@ fn name(options: &Serve, disks: &Disks) -> String {
 
 /// What is to carry requests, until that is known.
 pub(crate) fn engine_name(options: &Serve, disks: &Disks) -> String {
-    match options.engine {
-        EngineName::Null | EngineName::Memory => name_of(disks.medium()),
-        engine => engine.name(),
+    match options.engine.choice() {
+        Some(_) => options::name(options.engine),
+        None => name_of(disks.medium()).to_owned(),
     }
-    .to_owned()
 }
 
 fn ready(options: &Serve, disks: &Disks, wanted: &Wanted, control: &Path) {

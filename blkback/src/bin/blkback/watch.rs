@@ -16,7 +16,7 @@ use hypervisor::host::Domain;
 use nix::sys::signal::SigSet;
 use serde_json::json;
 
-use crate::options::{EngineName, ReachName, Serve};
+use crate::options::{self, EngineName, ReachName, Serve};
 use crate::start;
 
 /// Serves every device that is ours, and with an `image`, of those only the ones configured for it.
@@ -108,10 +108,10 @@ fn passed_on(options: &Serve) -> Vec<OsString> {
     add("--ring-page-order", options.ring_page_order.to_string());
     add("--direct", options.direct.to_string());
     if options.engine != EngineName::Auto {
-        add("--engine", options.engine.name().to_owned());
+        add("--engine", options::name(options.engine));
     }
     if options.reach != ReachName::Auto {
-        add("--reach", options.reach.name().to_owned());
+        add("--reach", options::name(options.reach));
     }
     add("--limit-iops", options.limit_iops.to_string());
     add("--limit-bytes", options.limit_bytes.to_string());
