@@ -47,8 +47,11 @@ pub struct Server {
     listening: Option<JoinHandle<()>>,
 }
 
+/// A desk, from a line to what it is answered.
+type Answer = dyn Fn(&[u8]) -> Response + Send + Sync;
+
 struct Shared {
-    answer: Box<dyn Fn(&[u8]) -> Response + Send + Sync>,
+    answer: Box<Answer>,
     ending: AtomicBool,
     clients: Mutex<Vec<(RawFd, Arc<UnixStream>)>>,
     /// Told when a client is gone.
