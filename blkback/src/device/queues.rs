@@ -13,6 +13,7 @@ use hypervisor::memory::Memory;
 use hypervisor::store::Store;
 use hypervisor::xenbus::Seat;
 use hypervisor::{ConfigError, Error, PAGE_SIZE};
+use ring::Waiting;
 
 use crate::connect::Connection;
 use crate::connect::xenbus::{self, Discard, Disk, Offer};
@@ -21,7 +22,6 @@ use crate::device::{KIND, Resize};
 use crate::engine::Medium;
 use crate::image::Image;
 use crate::policy::acquire::{Mapping, Reach};
-use crate::policy::polling::Waiting;
 use crate::queue::{self, Command, Ended, Handle, Parts, Serving};
 use crate::stats::{Snapshot, Stats};
 use crate::throttle::Limits;

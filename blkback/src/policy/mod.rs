@@ -1,4 +1,3 @@
 //! Choices that the data path is given and does not make.
 
 pub mod acquire;
-pub mod polling;

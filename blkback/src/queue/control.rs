@@ -8,10 +8,10 @@ use std::time::Duration;
 use hypervisor::{HostError, PeerFault};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use ring::Waiting;
 
 use crate::durability::Standing;
 use crate::policy::acquire::{Mapping, Reach};
-use crate::policy::polling::Waiting;
 use crate::throttle::Limits;
 use crate::validate::Rules;
 

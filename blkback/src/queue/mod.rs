@@ -25,7 +25,7 @@ use std::time::Duration;
 use hypervisor::event::Channel;
 use hypervisor::{HostError, PeerFault};
 use nix::time::{ClockId, clock_gettime};
-use ring::Polling;
+use ring::{Polling, Waiting};
 
 pub use control::{Command, Control, Ended, Serving};
 pub use start::{Handle, Parts, spawn};
@@ -35,7 +35,6 @@ use crate::complete::complete;
 use crate::durability::Order;
 use crate::engine::{Engine, Finished as Moved};
 use crate::notify::{Listener, notify};
-use crate::policy::polling::Waiting;
 use crate::receive::Requests;
 use crate::release::{Bodies, release};
 use crate::request::{Finished, Ready, Request};

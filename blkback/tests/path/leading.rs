@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use blkback::engine::memory::Disk;
 use blkback::policy::acquire::Reach;
-use blkback::policy::polling::Waiting;
 use blkback::queue::{Command, Ended, Serving};
 use blkback::throttle::Limits;
 use hypervisor::HostError;
 use hypervisor::memory::Revoked;
+use ring::Waiting;
 use ring::wire::blkif::Status;
 
 use crate::queue::all;

@@ -12,7 +12,6 @@ use blkback::engine::Medium;
 use blkback::engine::memory::Disk;
 use blkback::image::{Geometry, Image, Options};
 use blkback::policy::acquire::Mapping;
-use blkback::policy::polling::Waiting;
 use hypervisor::backend::{Plan, Serving, Wanted};
 use hypervisor::daemon::control::{Server, socket};
 use hypervisor::daemon::{outcome, signals, size};
@@ -22,6 +21,7 @@ use hypervisor::find::{self, Embedded, Found, Kind};
 use hypervisor::host::Domain;
 use hypervisor::{ConfigError, Error};
 use nix::sys::signal::SigSet;
+use ring::Waiting;
 use serde_json::json;
 
 use crate::options::{self, EngineName, Serve};

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use blkback::acquire::Grants;
 use blkback::engine::memory::{Disk, Memory};
 use blkback::policy::acquire::Reach;
-use blkback::policy::polling::Waiting;
 use blkback::queue::{Control, Ended, Queue, Serving};
 use blkback::stats::Stats;
 use blkback::validate::Rules;
@@ -17,6 +16,7 @@ use domkit_fuzz::frontend::{Audited, Frontend, SECTORS, attach, begin};
 use domkit_fuzz::memory::Pages;
 use domkit_fuzz::platform::{Bell, Guest};
 use hypervisor::{DomId, EventPort};
+use ring::Waiting;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut script = Bytes::new(bytes);

@@ -1,8 +1,8 @@
 //! How long a queue looks for work before it sleeps.
 
-use std::time::Duration;
+use core::time::Duration;
 
-use ring::Polling;
+use crate::Polling;
 
 /// How a queue waits for work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub enum Waiting {
     /// Sleeps as soon as there is nothing to do.
     Sleep,
     /// Looks for as long as that has paid lately, at most so long, and then sleeps. Costs nothing
-    /// while the guest is idle.
+    /// while the peer is idle.
     Adaptive {
         /// The longest to look.
         most: Duration,
@@ -22,10 +22,10 @@ pub enum Waiting {
 
 impl Waiting {
     /// Empty looks at the ring between two offers of the processor to somebody else. On a machine
-    /// with few processors the guest may be waiting for this very one.
+    /// with few processors the peer may be waiting for this very one.
     pub const LOOKS_PER_YIELD: u32 = 64;
 
-    /// The ring's policy for it.
+    /// The policy that learns how long to look.
     #[must_use]
     pub fn polling(self) -> Polling {
         Polling::new(match self {
