@@ -27,6 +27,8 @@ pub mod frontend;
 pub mod host;
 pub mod id;
 pub mod memory;
+#[cfg(feature = "std")]
+pub mod size;
 pub mod store;
 #[cfg(all(feature = "embedded", any(test, feature = "test-util")))]
 pub mod testing;

@@ -14,5 +14,4 @@ pub mod control;
 pub mod outcome;
 pub mod program;
 pub mod signals;
-pub mod size;
 pub mod table;

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use blkback::control::{Counters, Device, Limits, Request, Ring};
 use blkback::stats::Snapshot;
 use hypervisor::daemon::control::{Client, socket};
-use hypervisor::daemon::{size, table};
+use hypervisor::daemon::table;
 use hypervisor::embedded::Place;
+use hypervisor::size;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use blkback::policy::acquire::Reach;
 use blkback::vdev::Vdev;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hypervisor::backend::{Spot, Wanted};
-use hypervisor::daemon::size;
+use hypervisor::size;
 
 const EXAMPLES: &str = "\
 Examples:

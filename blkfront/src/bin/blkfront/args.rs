@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-
-use crate::size::Size;
+use hypervisor::size::Size;
 
 /// Use a disk that another domain serves
 ///

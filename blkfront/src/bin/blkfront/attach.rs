@@ -8,9 +8,9 @@ use hypervisor::domain::DomainSpec;
 use hypervisor::embedded;
 use hypervisor::find::Embedded;
 use hypervisor::host::Domain;
+use hypervisor::size::Size;
 
 use crate::args::Args;
-use crate::size::Size;
 use crate::stop::Stop;
 
 /// The domain that this process is, and what ends it early.

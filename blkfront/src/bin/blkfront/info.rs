@@ -1,11 +1,11 @@
 //! `blkfront info`.
 
 use hypervisor::host::Domain;
+use hypervisor::size::Size;
 use serde::Serialize;
 
 use crate::args::{Args, Info};
 use crate::attach::{Joined, attach};
-use crate::size::Size;
 
 #[derive(Serialize)]
 struct Report {

@@ -7,7 +7,6 @@ mod discard;
 mod info;
 mod nbd;
 mod pattern;
-mod size;
 mod stop;
 mod transfer;
 

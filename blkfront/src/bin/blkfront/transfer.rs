@@ -11,10 +11,10 @@ use blkfront::buffer::{Buffer as _, Either};
 use blkfront::host::{HostBuffer, HostQueue};
 use blkfront::{Completion, Private, Request};
 use hypervisor::host::Domain;
+use hypervisor::size::Size;
 
 use crate::args::{self, Args};
 use crate::attach::{Attached, Joined, attach};
-use crate::size::Size;
 
 /// Bytes in a piece.
 const PIECE: u64 = 1 << 20;

@@ -2,11 +2,11 @@
 
 use blkfront::queue::Counters;
 use clap::ValueEnum as _;
+use hypervisor::size::Size;
 use serde::Serialize;
 
 use crate::args::Bench;
 use crate::bench::worker::Outcome;
-use crate::size::Size;
 
 /// The measurement. Times are in microseconds.
 #[derive(Serialize)]

@@ -1,5 +1,8 @@
 //! Sizes as people write and read them. Units are powers of 1024.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::ConfigError;
 
 const UNITS: [(char, u32); 5] = [('K', 10), ('M', 20), ('G', 30), ('T', 40), ('P', 50)];
@@ -33,13 +36,36 @@ pub fn parse(text: &str) -> Result<u64, ConfigError> {
     number.checked_mul(1 << shift).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(refuse)
 }
 
-/// `10.0 GiB`.
+/// `10 GiB`, `1.5 KiB`.
 #[must_use]
 pub fn show(bytes: u64) -> String {
-    let unit = UNITS.iter().rev().find(|(_, shift)| bytes >> shift > 0);
-    match unit {
-        None => format!("{bytes} bytes"),
-        Some((name, shift)) => format!("{:.1} {name}iB", bytes as f64 / (1_u64 << shift) as f64),
+    Size(bytes).to_string()
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size(pub u64);
+
+impl FromStr for Size {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        parse(text).map(Self)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = UNITS.iter().rev().find(|(_, shift)| self.0 >> shift > 0);
+        match unit {
+            None => write!(f, "{} bytes", self.0),
+            Some((name, shift)) if self.0.is_multiple_of(1 << shift) => {
+                write!(f, "{} {name}iB", self.0 >> shift)
+            }
+            Some((name, shift)) => {
+                write!(f, "{:.1} {name}iB", self.0 as f64 / (1_u64 << shift) as f64)
+            }
+        }
     }
 }
 
@@ -76,6 +102,8 @@ mod tests {
         assert_eq!(show(0), "0 bytes");
         assert_eq!(show(1023), "1023 bytes");
         assert_eq!(show(1536), "1.5 KiB");
-        assert_eq!(show(10 << 30), "10.0 GiB");
+        assert_eq!(show(10 << 30), "10 GiB");
+        assert_eq!(Size(1025 << 30).to_string(), "1.0 TiB");
+        assert_eq!("2GiB".parse(), Ok(Size(2 << 30)));
     }
 }
