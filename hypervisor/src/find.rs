@@ -99,6 +99,23 @@ impl Embedded {
             None => Domain::join(&self.place, spec),
         }
     }
+
+    /// The same, and where another domain has that name, by one that tells us apart: several of a kind
+    /// of daemon may run.
+    ///
+    /// # Errors
+    ///
+    /// As [`join`](Self::join).
+    pub fn join_beside(&self, spec: &DomainSpec) -> Result<Domain, Error> {
+        match self.join(spec) {
+            Err(Error::Config(error)) if error.value == spec.name => {
+                let mut spec = spec.clone();
+                spec.name = format!("{}-{}", spec.name, std::process::id());
+                self.join(&spec)
+            }
+            joined => joined,
+        }
+    }
 }
 
 /// The kinds of hypervisor there are.

@@ -14,4 +14,5 @@ pub mod control;
 pub mod outcome;
 pub mod program;
 pub mod signals;
+pub mod stats;
 pub mod table;

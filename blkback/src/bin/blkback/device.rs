@@ -25,8 +25,7 @@ use hypervisor::{ConfigError, Error};
 use serde_json::json;
 
 use crate::options::{self, Serve};
-use crate::start;
-use crate::stats::Printer;
+use crate::{start, stats};
 
 /// How long the device's former process may take to let go of the image: a guest's old life ends
 /// while its next one begins, and libxl waits ten seconds for us.
@@ -124,8 +123,7 @@ fn serve<D: Domain>(
         &format!("ready: {name} at {spot}; control socket {}", path.display()),
         &ready,
     );
-    let printer =
-        options.stats.then(|| Printer::start(Arc::clone(&disks), options.json)).transpose()?;
+    let printer = options.stats.then(|| stats::print(&disks, options.json)).transpose()?;
     let ended = serving.run();
     drop(printer);
     drop(listening);

@@ -25,8 +25,7 @@ use ring::Waiting;
 use serde_json::json;
 
 use crate::options::{self, EngineName, Serve};
-use crate::stats::Printer;
-use crate::watch;
+use crate::{stats, watch};
 
 /// Our name, and our domain's where nobody else has it.
 pub(crate) const NAME: &str = "blkback";
@@ -62,7 +61,7 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
         Found::Embedded(found) => {
             let memory = options.engine == EngineName::Memory;
             let kept = if memory { ground.medium.geometry().size } else { 0 };
-            let domain = join(&found, NAME, kept)?;
+            let domain = join(&found, kept)?;
             serve(options, ground, &domain, found.place())
         }
     }
@@ -124,8 +123,7 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
     let listening = Server::start(&path, desk)?;
     signals::pass_on(signals, serving.slot())?;
     ready(options, &disks, &wanted, listening.path());
-    let printer =
-        options.stats.then(|| Printer::start(Arc::clone(&disks), options.json)).transpose()?;
+    let printer = options.stats.then(|| stats::print(&disks, options.json)).transpose()?;
 
     let ended = serving.run();
     drop(printer);
@@ -168,18 +166,11 @@ fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
     Ok((Medium::Image(Arc::clone(image.media()), choice), Some(image)))
 }
 
-/// Becomes a domain: `name`, and where another has that name, one that tells us apart. It keeps
-/// `kept` bytes beside what the daemon itself needs.
-pub(crate) fn join(found: &Embedded, name: &str, kept: u64) -> Result<embedded::Domain> {
-    let mut spec = DomainSpec::new(name);
+/// Becomes a domain that keeps `kept` bytes beside what the daemon itself needs.
+pub(crate) fn join(found: &Embedded, kept: u64) -> Result<embedded::Domain, Error> {
+    let mut spec = DomainSpec::new(NAME);
     spec.memory_kib = MEMORY_KIB.saturating_add(kept / 1024);
-    match found.join(&spec) {
-        Err(Error::Config(error)) if error.value == name => {
-            spec.name = format!("{name}-{}", std::process::id());
-            Ok(found.join(&spec)?)
-        }
-        joined => Ok(joined?),
-    }
+    found.join_beside(&spec)
 }
 
 /// What a frontend may choose from.

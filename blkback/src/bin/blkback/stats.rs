@@ -1,22 +1,25 @@
-//! `--stats`: a line each second.
+//! What `--stats` says of a second.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
 use blkback::device::Disks;
 use blkback::stats::Snapshot;
+use hypervisor::HostError;
+use hypervisor::daemon::stats::Printer;
 use serde::Serialize;
 
-const PERIOD: Duration = Duration::from_secs(1);
-
-/// Prints until dropped.
-pub(crate) struct Printer {
-    end: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+/// Prints what `disks` do until dropped.
+pub(crate) fn print(disks: &Arc<Disks>, json: bool) -> Result<Printer, HostError> {
+    let disks = Arc::clone(disks);
+    let mut before = disks.total();
+    Printer::start(json, move |passed| {
+        let now = disks.total();
+        let line = Line::between(&before, &now, passed);
+        before = now;
+        line
+    })
 }
 
 #[derive(Debug, Serialize)]
@@ -37,40 +40,6 @@ struct Line {
     errors: u64,
 }
 
-impl Printer {
-    pub(crate) fn start(disks: Arc<Disks>, json: bool) -> Result<Self> {
-        let (end, ended) = channel::<()>();
-        let print = move || {
-            let terminal = std::io::stdout().is_terminal() && !json;
-            let (mut before, mut at) = (disks.total(), Instant::now());
-            while ended.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
-                let (now, moment) = (disks.total(), Instant::now());
-                let line = Line::between(&before, &now, moment.duration_since(at));
-                if line.show(terminal, json).is_err() {
-                    // Nobody reads it any more.
-                    return;
-                }
-                (before, at) = (now, moment);
-            }
-            if terminal {
-                println!();
-            }
-        };
-        let thread = thread::Builder::new().name("stats".into()).spawn(print);
-        Ok(Self { end: Some(end), thread: Some(thread.context("start the stats' thread")?) })
-    }
-}
-
-impl Drop for Printer {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(thread) = self.thread.take() {
-            // A thread that is no more printed all it had.
-            let _ = thread.join();
-        }
-    }
-}
-
 impl Line {
     fn between(before: &Snapshot, now: &Snapshot, passed: Duration) -> Self {
         let seconds = passed.as_secs_f64().max(1e-9);
@@ -88,38 +57,25 @@ impl Line {
             errors: now.errors(),
         }
     }
-
-    fn show(&self, terminal: bool, json: bool) -> std::io::Result<()> {
-        let mut out = std::io::stdout().lock();
-        if json {
-            serde_json::to_writer(&mut out, &Tagged { stats: self })?;
-            writeln!(out)?;
-        } else {
-            // An upper bound, and the histogram's first ones are below a microsecond.
-            let us =
-                |value: Option<f64>| value.map_or("-".into(), |us| format!("<{:.0}", us.ceil()));
-            // On a terminal each line takes the place of the one before.
-            let (begin, end) = if terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-            write!(
-                out,
-                "{begin}{:>9.0} IOPS ({:.0} r, {:.0} w)  {:>7.1} MB/s r  {:>7.1} MB/s w  \
-                 p50 {} us  p99 {} us  depth {}  errors {}{end}",
-                self.iops,
-                self.reads,
-                self.writes,
-                self.read_mb,
-                self.write_mb,
-                us(self.p50_us),
-                us(self.p99_us),
-                self.depth,
-                self.errors
-            )?;
-        }
-        out.flush()
-    }
 }
 
-#[derive(Serialize)]
-struct Tagged<'a> {
-    stats: &'a Line,
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An upper bound, and the histogram's first ones are below a microsecond.
+        let us = |value: Option<f64>| value.map_or("-".into(), |us| format!("<{:.0}", us.ceil()));
+        write!(
+            f,
+            "{:>9.0} IOPS ({:.0} r, {:.0} w)  {:>7.1} MB/s r  {:>7.1} MB/s w  \
+             p50 {} us  p99 {} us  depth {}  errors {}",
+            self.iops,
+            self.reads,
+            self.writes,
+            self.read_mb,
+            self.write_mb,
+            us(self.p50_us),
+            us(self.p99_us),
+            self.depth,
+            self.errors
+        )
+    }
 }

@@ -33,7 +33,7 @@ pub(crate) fn run(options: &Serve, image: Option<&Path>) -> Result<()> {
             over(options, (image, Some(system)), signals, &domain, &place)
         }
         Found::Embedded(found) => {
-            let domain = start::join(&found, start::NAME, 0)?;
+            let domain = start::join(&found, 0)?;
             over(options, (image, None), signals, &domain, found.place())
         }
     }
