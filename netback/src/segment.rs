@@ -20,7 +20,8 @@ const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
 /// Calls `each` with the segments of `whole`, of `size` bytes of payload at most, in order. The
-/// checksum of each is blank, as its header says, so that it goes the way of any other packet.
+/// checksum of each is blank, as its header says, so that it goes the way of any other packet. Leaves
+/// `spare` buffers in the pool, for what the guest sends.
 ///
 /// # Errors
 ///
@@ -28,7 +29,7 @@ const CWR: u8 = 0x80;
 pub fn cut(
     whole: &Buffer,
     size: u16,
-    pool: &mut Pool,
+    (pool, spare): (&mut Pool, usize),
     mut each: impl FnMut(Buffer),
 ) -> Result<(), Loss> {
     let packet = whole.packet();
@@ -43,6 +44,9 @@ pub fn cut(
         let from = n.saturating_mul(size);
         let to = from.saturating_add(size).min(payload.len());
         let piece = payload.get(from..to).ok_or(Loss::Headers)?;
+        if pool.available() <= spare {
+            return Err(Loss::NoMemory);
+        }
         let mut buffer = pool.take().ok_or(Loss::NoMemory)?;
         buffer.set_len(front.len().saturating_add(piece.len()));
         let made = fill(&mut buffer, front, piece).and_then(|()| {

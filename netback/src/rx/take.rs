@@ -85,7 +85,8 @@ impl Take {
             Ok(Inbound::Cut(size)) => {
                 stats.rx_cut.add(1);
                 let mut segments = Vec::new();
-                if let Err(why) = cut(&buffer, size, pool, |segment| segments.push(segment)) {
+                let spare = (&mut *pool, crate::tx::BATCH);
+                if let Err(why) = cut(&buffer, size, spare, |segment| segments.push(segment)) {
                     stats.lose(why, 1);
                 }
                 pool.put(buffer);

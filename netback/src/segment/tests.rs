@@ -16,7 +16,8 @@ fn udp(payload: u8, padding: usize) -> Buffer {
 
 fn segments(whole: &Buffer, size: u16, most: usize) -> (Vec<Buffer>, Result<(), Loss>) {
     let mut segments = Vec::new();
-    let cut = cut(whole, size, &mut Pool::new(most), |segment| segments.push(segment));
+    let mut pool = Pool::new(most + 1);
+    let cut = cut(whole, size, (&mut pool, 1), |segment| segments.push(segment));
     (segments, cut)
 }
 
