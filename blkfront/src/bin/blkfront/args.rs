@@ -13,7 +13,7 @@ use hypervisor::size::Size;
 /// its own (a running `hypervisor` is found, or one is started). It waits until a backend gives this
 /// domain a disk, and uses it. On Xen the kernel must leave the disk alone: see the end.
 #[derive(Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(name = "blkfront", version, after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Which disk: xvda, sdb, hdc, or its number [default: the first there is]
     #[arg(long, global = true, value_name = "NAME")]

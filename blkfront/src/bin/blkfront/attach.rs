@@ -7,11 +7,11 @@ use blkfront::{Config, DiskInfo, vdev};
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded;
 use hypervisor::find::Embedded;
+use hypervisor::frontend::host::Stop;
 use hypervisor::host::Domain;
 use hypervisor::size::Size;
 
 use crate::args::Args;
-use crate::stop::Stop;
 
 /// The domain that this process is, and what ends it early.
 pub(crate) struct Joined<D> {

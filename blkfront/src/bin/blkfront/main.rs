@@ -7,19 +7,18 @@ mod discard;
 mod info;
 mod nbd;
 mod pattern;
-mod stop;
 mod transfer;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 use hypervisor::find::Found;
+use hypervisor::frontend::host::Stop;
 use hypervisor::host::Domain;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Args, Command};
 use crate::attach::Joined;
-use crate::stop::Stop;
 
 fn main() -> ExitCode {
     let args = Args::parse();

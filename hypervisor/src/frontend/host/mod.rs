@@ -8,6 +8,7 @@ mod bell;
 pub mod claim;
 mod control;
 pub mod find;
+mod stop;
 mod user;
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::{Ending, Kind, Platform};
 
 pub use bell::Bell;
+pub use stop::Stop;
 pub use user::{CLOSING, OpenError, Shared, Status, User};
 
 /// What a process needs of its domain.

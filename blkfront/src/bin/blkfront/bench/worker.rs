@@ -9,6 +9,7 @@ use blkfront::buffer::Either;
 use blkfront::host::{HostBuffer, HostQueue};
 use blkfront::{Completion, Operation, Private, Request};
 use hdrhistogram::Histogram;
+use hypervisor::frontend::host::Stop;
 use hypervisor::host::Domain;
 use hypervisor::memory::Granting;
 
@@ -16,7 +17,6 @@ use crate::args::Bench;
 use crate::bench::Progress;
 use crate::bench::plan::{Next, Plan};
 use crate::pattern;
-use crate::stop::Stop;
 
 type Buffer<D> = HostBuffer<D>;
 type Lending<D> = Arena<<D as Granting>::Memory>;

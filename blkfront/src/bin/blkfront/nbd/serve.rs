@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use blkfront::buffer::Either;
 use blkfront::host::{HostBuffer, HostQueue};
 use blkfront::{Completion, IoError, Operation, Private, Reason, Request};
+use hypervisor::frontend::host::Stop;
 use hypervisor::host::Domain;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,7 +18,6 @@ use nix::sys::eventfd::EventFd;
 
 use crate::nbd::connection::{Command, Connection, Over};
 use crate::nbd::wire::{command, errno};
-use crate::stop::Stop;
 use crate::transfer::private;
 
 /// A client's socket.

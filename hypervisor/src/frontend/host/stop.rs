@@ -1,4 +1,4 @@
-//! Ending in good order when asked to.
+//! Ending a tool in good order when asked to.
 //!
 //! SIGINT and SIGTERM are blocked before any thread is made, and waited for by a thread of their own,
 //! which sets a flag and makes a descriptor readable. A second signal ends the process at once.
@@ -7,29 +7,42 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context as _;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 
-/// Whether to end.
-#[derive(Clone)]
-pub(crate) struct Stop(Arc<Inner>);
+use super::Bell;
+use crate::HostError;
 
+/// Whether to end.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<Inner>);
+
+#[derive(Debug)]
 struct Inner {
     asked: AtomicBool,
-    event: EventFd,
+    event: Bell,
 }
 
 impl Stop {
+    /// One that nobody asks but by [`now`](Self::now).
+    ///
+    /// # Errors
+    ///
+    /// The process has no file descriptors left.
+    pub fn new() -> Result<Self, HostError> {
+        Ok(Self(Arc::new(Inner { asked: AtomicBool::new(false), event: Bell::new()? })))
+    }
+
     /// Listens for the signals. To be called before any thread is made.
-    pub(crate) fn listen() -> anyhow::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let event = EventFd::from_value_and_flags(0, flags).context("make an eventfd")?;
-        let stop = Self(Arc::new(Inner { asked: AtomicBool::new(false), event }));
+    ///
+    /// # Errors
+    ///
+    /// The process has no file descriptors or threads left.
+    pub fn listen() -> Result<Self, HostError> {
+        let stop = Self::new()?;
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGINT);
         signals.add(Signal::SIGTERM);
-        signals.thread_block().context("block signals")?;
+        signals.thread_block().map_err(|errno| HostError::new("block signals", errno as i32))?;
         let told = stop.clone();
         std::thread::Builder::new()
             .name("signals".into())
@@ -41,18 +54,19 @@ impl Stop {
                     std::process::exit(130);
                 }
             })
-            .context("start a thread")?;
+            .map_err(|error| HostError::from_io("start a thread", &error))?;
         Ok(stop)
     }
 
     /// Asks everybody to end.
-    pub(crate) fn now(&self) {
+    pub fn now(&self) {
         self.0.asked.store(true, Ordering::Relaxed);
-        let _ = self.0.event.write(1);
+        self.0.event.ring();
     }
 
     /// Whether that was asked.
-    pub(crate) fn asked(&self) -> bool {
+    #[must_use]
+    pub fn asked(&self) -> bool {
         self.0.asked.load(Ordering::Relaxed)
     }
 }
