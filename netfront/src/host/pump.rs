@@ -10,8 +10,8 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use hypervisor::frontend::host::Stop;
 use hypervisor::memory::Granting;
 use hypervisor::{Error, HostError};
 use nix::errno::Errno;
@@ -73,15 +73,14 @@ impl<H: Host> Pump<H> {
         self.pumped
     }
 
-    /// Moves packets until `stop` is set, which is looked at when `wake` becomes readable, or the
-    /// interface is over.
+    /// Moves packets until it is asked to stop, or the interface is over.
     ///
     /// # Errors
     ///
     /// The TAP is gone, or the process cannot wait.
-    pub fn run(&mut self, stop: &AtomicBool, wake: BorrowedFd<'_>) -> Result<(), Error> {
+    pub fn run(&mut self, stop: &Stop) -> Result<(), Error> {
         let file = Arc::clone(&self.file);
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.asked() {
             let turn = self.turn()?;
             if turn.worked {
                 self.queue.worked();
@@ -93,7 +92,7 @@ impl<H: Host> Pump<H> {
             if self.queue.ending().is_some() {
                 return Ok(());
             }
-            let both = [wake, file.as_fd()];
+            let both = [stop.as_fd(), file.as_fd()];
             // What cannot be sent on is left in the TAP.
             let count = if turn.full || turn.unlinked { 1 } else { 2 };
             self.queue.rest(turn.full, both.get(..count).unwrap_or_default(), None)?;

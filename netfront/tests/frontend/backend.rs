@@ -8,7 +8,7 @@ use hypervisor::memory::{Access, CopyOp, Direction, GrantStatus, Using};
 use hypervisor::store::{Store, Transaction};
 use hypervisor::testing::Machine;
 use hypervisor::xenbus::{End, Pair, Published, Seat, State};
-use hypervisor::{EventPort, GrantRef};
+use hypervisor::{DomId, EventPort, GrantRef};
 use netfront::{Config, Interface, Offload, Offloads, Phase};
 use ring::wire::netif::fit::{Fit, Placed, Takes};
 use ring::wire::netif::gather::{Chain, Content, Gather};
@@ -111,10 +111,10 @@ pub(crate) struct Backend {
 
 impl Backend {
     /// Gives `guest` an interface, as a toolstack does, and begins to serve it.
-    pub(crate) fn new(machine: &Machine, name: &str, guest: &Domain, features: Features) -> Self {
+    pub(crate) fn new(machine: &Machine, name: &str, guest: DomId, features: Features) -> Self {
         let domain = machine.domain(name);
         let control = domain.open_control_store().unwrap();
-        let pair = Pair::new("vif", 0, guest.id(), domain.id());
+        let pair = Pair::new("vif", 0, guest, domain.id());
         pair.create(&control, &[("mac", MAC.to_owned()), ("mtu", "9000".to_owned())], &[]).unwrap();
         let mut backend = Self {
             seat: pair.seat(End::Back),
@@ -377,7 +377,7 @@ pub(crate) fn scene(
 ) -> (Machine, Domain, TestInterface, Backend) {
     let machine = Machine::new();
     let guest = machine.domain("guest");
-    let mut backend = Backend::new(&machine, "backend", &guest, features);
+    let mut backend = Backend::new(&machine, "backend", guest.id(), features);
     let mut interface = Interface::new(guest.clone(), DIRECTORY, config);
     connect(&mut interface, &mut backend);
     (machine, guest, interface, backend)

@@ -15,8 +15,9 @@ use crate::backend::{Backend, DIRECTORY, Features, bytes};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A backend on a thread of its own that gives back what it is sent, on the same queue.
-struct Echo {
+/// A backend on a thread of its own that gives back what it is sent, on the same queue. A frontend that
+/// is gone is given nothing.
+pub(crate) struct Echo {
     stop: Arc<AtomicBool>,
     restart: Arc<AtomicBool>,
     detach: Arc<AtomicBool>,
@@ -24,7 +25,7 @@ struct Echo {
 }
 
 impl Echo {
-    fn start(mut backend: Backend) -> Self {
+    pub(crate) fn start(mut backend: Backend) -> Self {
         let [stop, restart, detach] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
         let (asked, again, away) = (Arc::clone(&stop), Arc::clone(&restart), Arc::clone(&detach));
         let thread = std::thread::spawn(move || {
@@ -44,6 +45,9 @@ impl Echo {
                     let _ = backend.queues[queue].tx.rearm().unwrap();
                 }
                 while let Some((queue, packet)) = held.pop_front() {
+                    if queue >= backend.queues.len() {
+                        continue;
+                    }
                     if !backend.give(queue, &packet) {
                         held.push_front((queue, packet));
                         break;
@@ -56,7 +60,7 @@ impl Echo {
         Self { stop, restart, detach, thread: Some(thread) }
     }
 
-    fn end(mut self) -> Backend {
+    pub(crate) fn end(mut self) -> Backend {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
     }
@@ -64,7 +68,7 @@ impl Echo {
 
 fn open(machine: &Machine, config: Config) -> (HostInterface<Domain>, Echo) {
     let guest = machine.domain("guest");
-    let backend = Backend::new(machine, "backend", &guest, Features::default());
+    let backend = Backend::new(machine, "backend", guest.id(), Features::default());
     let echo = Echo::start(backend);
     assert_eq!(find::wait(&guest, Some(0), PATIENCE).unwrap(), 0);
     let interface = HostInterface::open(guest, DIRECTORY, config).unwrap();

@@ -316,8 +316,8 @@ fn new_pages_hold_nothing_of_ours() {
     let dirty = hypervisor::memory::Granting::allocate(&guest, 2000, backend.domain.id()).unwrap();
     dirty.fill(0, dirty.len(), 0xAA).unwrap();
     drop(dirty);
-    let machine_pair = hypervisor::xenbus::Pair::new("vif", 0, guest.id(), backend.domain.id());
-    machine_pair.create(&backend.domain.open_control_store().unwrap(), &[], &[]).unwrap();
+    let pair = hypervisor::xenbus::Pair::new("vif", 0, guest.id(), backend.domain.id());
+    pair.create(&backend.domain.open_control_store().unwrap(), &[], &[]).unwrap();
     let mut backend = backend;
     backend.drop_rings();
     backend.offer();
@@ -347,7 +347,7 @@ fn keys_that_make_no_sense_end_the_device() {
     ] {
         let machine = Machine::new();
         let guest = machine.domain("guest");
-        let backend = Backend::new(&machine, "backend", &guest, Features::default());
+        let backend = Backend::new(&machine, "backend", guest.id(), Features::default());
         let path = format!("{}/{key}", backend.seat.own);
         backend.domain.write(Transaction::NONE, &path, value.as_bytes()).unwrap();
         let mut interface = Interface::new(guest, DIRECTORY, Config::default());

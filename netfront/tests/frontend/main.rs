@@ -11,3 +11,5 @@ mod host;
 mod packets;
 mod reconnect;
 mod tap;
+#[cfg(feature = "cli")]
+mod tool;

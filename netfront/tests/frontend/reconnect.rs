@@ -85,7 +85,7 @@ fn a_backend_that_died_is_waited_for_and_its_successor_is_another_domain() {
     assert!(queue.receive().is_none());
     // Its successor takes less.
     let features = Features { offloads: Offloads::NONE, split: false, ..Features::default() };
-    let mut backend = Backend::new(&machine, "successor", &guest, features);
+    let mut backend = Backend::new(&machine, "successor", guest.id(), features);
     connect(&mut interface, &mut backend);
     let queue = &mut interface.queues()[0];
     assert_eq!(queue.longest(), 4096);

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,11 +14,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hypervisor::embedded::Domain;
+use hypervisor::frontend::host::Stop;
 use hypervisor::testing::Machine;
 use netfront::Config;
 use netfront::host::{HostInterface, Namespace, Pump, Tap};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::eventfd::EventFd;
 
 use crate::backend::{Backend, DIRECTORY, Features, Packet};
 
@@ -81,8 +80,7 @@ impl Drop for Net {
 struct Guest {
     interface: HostInterface<Domain>,
     tap: Arc<Tap>,
-    stop: Arc<AtomicBool>,
-    wake: Arc<EventFd>,
+    stop: Stop,
     pumps: Vec<JoinHandle<()>>,
 }
 
@@ -95,21 +93,19 @@ impl Guest {
         let tap = Tap::open("eth0", &Namespace::Of(net.number), queues as usize).unwrap();
         tap.set_up(Some([2, 0, 0, 0, 0, mac]), info.mtu).unwrap();
         let tap = Arc::new(tap);
-        let stop = Arc::new(AtomicBool::new(false));
-        let wake = Arc::new(EventFd::new().unwrap());
+        let stop = Stop::new().unwrap();
         let pumps = (0..queues)
             .map(|_| {
                 let mut pump = Pump::new(interface.queue().unwrap(), &tap).unwrap();
-                let (stop, wake) = (Arc::clone(&stop), Arc::clone(&wake));
-                std::thread::spawn(move || pump.run(&stop, wake.as_fd()).unwrap())
+                let stop = stop.clone();
+                std::thread::spawn(move || pump.run(&stop).unwrap())
             })
             .collect();
-        Self { interface, tap, stop, wake, pumps }
+        Self { interface, tap, stop, pumps }
     }
 
     fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.wake.write(1).unwrap();
+        self.stop.now();
         self.pumps.into_iter().for_each(|pump| pump.join().unwrap());
         self.interface.close();
         drop(self.tap);
@@ -210,7 +206,7 @@ fn the_kernels_own_tcp_goes_from_guest_to_guest() {
         let domains = ["first", "second"].map(|name| machine.domain(name));
         let ends = [0, 1].map(|n| {
             let name = format!("backend{n}");
-            Backend::new(&machine, &name, &domains[n], Features::default())
+            Backend::new(&machine, &name, domains[n].id(), Features::default())
         });
         let wire = Wire::start(ends);
         let [first, second] = domains;
