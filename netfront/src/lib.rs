@@ -49,6 +49,8 @@ pub mod queue;
 mod receive;
 mod refill;
 mod shadow;
+#[cfg(feature = "smoltcp")]
+pub mod smoltcp;
 mod transmit;
 
 pub use control::{HashSetup, HashState};

@@ -10,6 +10,8 @@ mod hostile;
 mod host;
 mod packets;
 mod reconnect;
+#[cfg(feature = "smoltcp")]
+mod smoltcp;
 mod tap;
 #[cfg(feature = "cli")]
 mod tool;
