@@ -22,6 +22,10 @@ use crate::engine::pieces::{self, Way};
 use crate::engine::{Engine, Finished, Operation, Woken};
 use crate::image::{Kind, Media, Transfers};
 
+/// Transfers past the page cache that are begun together. A disk that has nothing to do is to have the
+/// first of many while the others are still made ready; and of no more than two at a time the
+/// kernel (its `IO_PLUG_THRESHOLD`) holds none back.
+const TOGETHER: u32 = 2;
 /// Registered buffers that a queue may have.
 const FIXED: u16 = 1024;
 
@@ -52,6 +56,8 @@ pub struct Uring<T: Buffers> {
     offload: Option<(Offload<Held<T>>, WatchId)>,
     /// `None` until the table of registered buffers is first asked for.
     fixed: Option<bool>,
+    /// Transfers that the kernel has not been given yet.
+    unkicked: u32,
 }
 
 impl<T: Buffers> Uring<T> {
@@ -76,7 +82,18 @@ impl<T: Buffers> Uring<T> {
             completed: Vec::new(),
             offload: None,
             fixed: None,
+            unkicked: 0,
         })
+    }
+
+    /// Another transfer waits to be given to the kernel, which is done here where the disk would
+    /// be kept waiting. An error is met again with the next kick.
+    fn transfers_wait(&mut self) {
+        self.unkicked = self.unkicked.saturating_add(1);
+        let direct = matches!(self.media.transfers(), Transfers::Direct { .. });
+        if direct && self.unkicked >= TOGETHER {
+            let _ = self.kick();
+        }
     }
 
     /// Does at once what would cost more to hand over; gives back what is not of that kind.
@@ -219,11 +236,15 @@ impl<T: Buffers> Engine<T> for Uring<T> {
         match operation {
             Operation::Read { offset } => {
                 let held = Held::for_transfer(held, Way::Read, self.media.transfers())?;
-                self.ring.begin(Asked::Read { file, offset }, held).map_err(Held::into_inner)
+                self.ring.begin(Asked::Read { file, offset }, held).map_err(Held::into_inner)?;
+                self.transfers_wait();
+                Ok(())
             }
             Operation::Write { offset } => {
                 let held = Held::for_transfer(held, Way::Write, self.media.transfers())?;
-                self.ring.begin(Asked::Write { file, offset }, held).map_err(Held::into_inner)
+                self.ring.begin(Asked::Write { file, offset }, held).map_err(Held::into_inner)?;
+                self.transfers_wait();
+                Ok(())
             }
             Operation::Flush => {
                 self.ring.begin(Asked::Sync { file }, Held::plain(held)).map_err(Held::into_inner)
@@ -233,6 +254,7 @@ impl<T: Buffers> Engine<T> for Uring<T> {
     }
 
     fn kick(&mut self) -> Result<(), HostError> {
+        self.unkicked = 0;
         self.ring.kick().map_err(|error| broken(&error))
     }
 
