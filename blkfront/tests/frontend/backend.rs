@@ -146,10 +146,20 @@ impl Backend {
         self.seat.peer_state(&self.domain).unwrap()
     }
 
-    /// Maps and binds what the frontend published, if it has.
+    /// Maps and binds what the frontend published, if it has; follows one that closes and begins anew.
     pub(crate) fn connect(&mut self) -> bool {
-        if self.front_state() != State::Initialised {
-            return false;
+        let own = self.seat.own_state(&self.domain, Transaction::NONE).unwrap();
+        match (own, self.front_state()) {
+            (State::InitWait, State::Initialised) => {}
+            (State::InitWait, State::Closed) => {
+                self.say(&[], State::Closed);
+                return false;
+            }
+            (State::Closed, State::Initialising) => {
+                self.offer();
+                return false;
+            }
+            _ => return false,
         }
         let count = self.front_key("multi-queue-num-queues").unwrap_or(1);
         let order = self.front_key("ring-page-order").unwrap_or(0);

@@ -29,7 +29,8 @@ pub struct Seen {
     pub online: bool,
     /// Whether we hold rings of the frontend's.
     pub attached: bool,
-    /// Whether the frontend broke the protocol and has not begun anew since.
+    /// Whether the frontend has to begin anew before it is served: it broke the protocol, or has
+    /// rings of which we do not know what is owed on them.
     pub barred: bool,
     /// Whether nothing else has to be there before a frontend may connect: no script that prepares
     /// the device is awaited.
@@ -104,6 +105,8 @@ pub fn next(seen: Seen) -> Step {
         (_, Unknown) => Step::Closed,
         (_, Closed) => Step::Closed,
         (Initialising, _) => Step::Offer,
+        // Connected to what was here before us, and yet to see that we are another.
+        (InitWait, Connected) if barred => Step::Wait,
         (InitWait, Initialised | Connected) if ready => Step::Connect,
         (InitWait, _) => Step::Wait,
         (Connected, Connected) if paused => Step::Connect,
@@ -208,6 +211,13 @@ mod tests {
         for peer in [Initialising, Initialised, Connected] {
             assert_eq!(at(Connected, peer, true, false), Step::Offer);
         }
+    }
+
+    #[test]
+    fn rings_that_were_left_in_disorder_are_not_taken_up() {
+        let barred = |peer| next(Seen { barred: true, ..seen(InitWait, peer, true, false) });
+        assert_eq!(barred(Connected), Step::Wait);
+        assert_eq!(barred(Initialised), Step::Connect);
     }
 
     #[test]

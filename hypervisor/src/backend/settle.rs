@@ -179,6 +179,9 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                     let _ = self.seat.publish(store, &described, State::Connected)?;
                 }
                 Step::Offer | Step::Closing | Step::Closed => {
+                    // Whoever was connected here died: what it had taken and not answered is known
+                    // to nobody, so the frontend has to come with new rings.
+                    self.barred |= step == Step::Offer && own == State::Connected && !self.paused;
                     self.paused = false;
                     let published = match step {
                         Step::Offer => self.publish_offer(store)?,
@@ -285,6 +288,7 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         match self.seat.publish(store, &described, State::Connected) {
             Ok(Published::Done) => {
                 self.running = Some(running);
+                self.barred = false;
                 self.history.connections = self.history.connections.saturating_add(1);
                 tracing::info!(domain = %self.seat.peer, "connected");
                 Ok(())

@@ -214,9 +214,10 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
             }
             return Ok(Step::Idle);
         }
-        // Rings that are published with the state that the last ones were in look like those. So
-        // the backend has to see us closed in between, which it says by closing itself.
-        if ours == State::Connected && K::PUBLISHED == State::Connected {
+        // A backend may go on with the rings that it finds (Linux's does, when its driver is bound again),
+        // and rings that are published with the state that the last ones were in look like those. So
+        // it has to see us closed in between, which it says by closing itself.
+        if ours == State::Connected {
             withdraw::<H, K>(platform, &seat.own)?;
             let _ = seat.publish(platform, &[], State::Closed)?;
             self.parted = true;
