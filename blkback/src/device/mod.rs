@@ -29,6 +29,7 @@ pub const KIND: &Kind = &Kind {
     detach: "xl block-detach",
     script: "block-domkit",
     live: &[],
+    wishes: &[],
     reconfigures: false,
 };
 

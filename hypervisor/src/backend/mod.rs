@@ -84,6 +84,9 @@ pub struct Kind {
     /// The keys of our own directory that a toolstack may change while the device is in use. Any
     /// change of theirs is met by [`Running::reread`].
     pub live: &'static [&'static str],
+    /// The keys of the frontend's directory that it may change while it is connected, met in the same
+    /// way.
+    pub wishes: &'static [&'static str],
     /// Whether a connected frontend may go to state Reconfiguring to have its keys read again.
     /// It is answered by [`Running::reconfigure`] and state Reconfigured.
     pub reconfigures: bool,
@@ -116,6 +119,21 @@ pub trait Service<H: Platform> {
     type Change;
     /// What they are answered.
     type Changed;
+
+    /// Makes what has to be there before a frontend hears of the device: that numbered `number`, for
+    /// `guest`. Called for a device of our own, before its directories are made; a toolstack's is
+    /// prepared by whoever adopts it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had, and nothing is served.
+    fn prepare(&self, guest: &Guest, number: u32) -> Result<(), Error> {
+        let _ = (guest, number);
+        Ok(())
+    }
+
+    /// The device is no more: lets go of what [`prepare`](Self::prepare) made.
+    fn release(&self) {}
 
     /// Reads what the frontend wrote for this connection, takes its rings into use and begins to
     /// serve them. `waker` is to be woken when [`Running::failed`] has something to say.
@@ -154,8 +172,9 @@ pub trait Running {
     /// Looks at limits and sizes again.
     fn wake(&self);
 
-    /// Reads what the toolstack may have changed in our own directory ([`Kind::live`]). Called
-    /// whenever anything about the device changed, so that what is as before is to be left alone.
+    /// Reads what the toolstack may have changed in our own directory ([`Kind::live`]), and the
+    /// frontend in its own ([`Kind::wishes`]). Called whenever anything about the device changed, so
+    /// that what is as before is to be left alone.
     ///
     /// # Errors
     ///

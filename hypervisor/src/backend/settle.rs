@@ -308,7 +308,7 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
     /// Looks at what may change while the device is in use.
     fn reread<S: Transactions + ?Sized>(&mut self, store: &S) -> Result<(), Error> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        if V::KIND.live.is_empty() {
+        if V::KIND.live.is_empty() && V::KIND.wishes.is_empty() {
             return Ok(());
         }
         running.reread(&self.seat, store)

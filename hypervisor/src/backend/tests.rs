@@ -19,6 +19,7 @@ const TOY: &Kind = &Kind {
     detach: "xl toy-detach",
     script: "toy-domkit",
     live: &["rate"],
+    wishes: &[],
     reconfigures: true,
 };
 

@@ -83,11 +83,15 @@ where
 
     /// Makes the device for `guest`.
     fn begin(&mut self, guest: Guest, plan: &Plan<V::Offer>) -> Result<(), Error> {
+        self.service.prepare(&guest, plan.order.number)?;
         let pair = match toolstack::make(self.control, plan.me, &guest, V::KIND, &plan.order) {
             Ok(pair) => pair,
-            // It came and went: its directories cannot be its own.
-            Err(_) if !guest::lives(self.control, guest.id)? => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.service.release();
+                // It came and went: its directories cannot be its own.
+                let came_and_went = !guest::lives(self.control, guest.id)?;
+                return if came_and_went { Ok(()) } else { Err(error) };
+            }
         };
         self.watch(&pair)?;
         let device = (V::KIND.label)(plan.order.number)?;

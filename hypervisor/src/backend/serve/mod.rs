@@ -29,7 +29,7 @@ use super::adopt::Adopted;
 use super::guest::Guest;
 use super::mailbox::{Mailbox, Slot};
 use super::settle::{Backend, Settled};
-use super::{Meeting, Platform, Service};
+use super::{Kind, Meeting, Platform, Service};
 
 pub use made::Plan;
 pub use status::{Board, Ended, Message, Status};
@@ -129,6 +129,7 @@ where
             if matches!(self.subject, Subject::Ours(_)) {
                 let _ = served.backend.close(self.store);
                 let _ = served.pair.remove(self.control, true);
+                self.service.release();
             }
         }
         let told = match &ended {
@@ -209,7 +210,7 @@ where
     /// Lets the device go and removes it, whatever the frontend thinks of it.
     fn let_go(&mut self) -> Result<(), Error> {
         let Some(mut served) = self.served.take() else { return Ok(()) };
-        for key in watched(&served.pair, V::KIND.live) {
+        for key in watched(&served.pair, V::KIND) {
             // A watch that is no more needs no removing; a store that is no more shows soon.
             let _ = self.store.unwatch(&key, TOKEN);
         }
@@ -219,6 +220,7 @@ where
             let _ = served.pair.remove(self.control, true)?;
             tracing::info!(guest = %served.guest, "device removed");
         }
+        self.service.release();
         let mut status = self.board.lock();
         (status.guest, status.own, status.peer) = (None, State::Unknown, State::Unknown);
         status.history = served.backend.history.clone();
@@ -227,7 +229,7 @@ where
 
     /// Has everything told that the device's life depends on.
     fn watch(&self, pair: &Pair) -> Result<(), Error> {
-        for key in watched(pair, V::KIND.live) {
+        for key in watched(pair, V::KIND) {
             self.store.watch(&key, TOKEN)?;
         }
         Ok(())
@@ -278,13 +280,14 @@ where
 }
 
 /// What is looked at when a device's own states are.
-fn watched(pair: &Pair, live: &[&str]) -> Vec<String> {
+fn watched(pair: &Pair, kind: &Kind) -> Vec<String> {
     let (front, back) = (&pair.front.directory, &pair.back.directory);
     let mut keys = Vec::new();
     for key in ["state", "online"] {
         keys.extend([format!("{front}/{key}"), format!("{back}/{key}")]);
     }
-    keys.extend(live.iter().map(|key| format!("{back}/{key}")));
+    keys.extend(kind.live.iter().map(|key| format!("{back}/{key}")));
+    keys.extend(kind.wishes.iter().map(|key| format!("{front}/{key}")));
     keys
 }
 
