@@ -8,9 +8,10 @@ use std::time::Duration;
 use hypervisor::{HostError, PeerFault};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use ring::Waiting;
 use ring::packet::steering::Steering;
 
-use super::{Inbox, Waiting};
+use super::Inbox;
 use crate::credit::Limits;
 use crate::filter::{Groups, Sources};
 use crate::rx::Bounds;

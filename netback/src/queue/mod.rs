@@ -16,7 +16,6 @@
 mod control;
 mod inbox;
 mod start;
-mod waiting;
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -28,12 +27,11 @@ use hypervisor::event::Channel;
 use hypervisor::memory::{Memory, Using};
 use hypervisor::{HostError, PeerFault};
 use nix::time::{ClockId, clock_gettime};
-use ring::Polling;
+use ring::{Polling, Waiting};
 
 pub use control::{Control, Ended, Serving};
 pub use inbox::Inbox;
 pub use start::{Handle, Parts, spawn};
-pub use waiting::Waiting;
 
 use crate::buffer::{Buffer, Pool};
 use crate::connect::{Channels, Features, Link};

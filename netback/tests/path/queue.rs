@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use netback::credit::Rate;
-use netback::queue::{Ended, Serving, Waiting};
+use netback::queue::{Ended, Serving};
 use netback::vnet;
+use ring::Waiting;
 use ring::wire::netif::Status;
 use ring::wire::netif::chain::{Multicast, Offload};
 use ring::wire::netif::split::multicast;
