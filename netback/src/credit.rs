@@ -38,6 +38,59 @@ impl Rate {
         let limits = bytes > 0 && micros > 0 && bytes < u64::from(u32::MAX);
         Ok(limits.then_some(Self { bytes, micros }))
     }
+
+    /// Reads a speed as `xl` does: `10Mb/s`, `250KB/s`, `1GB/s@20ms`, with B for bytes and b for bits,
+    /// and after the @ how long an interval is, 50 ms where that is not said; or `0` for no limit.
+    ///
+    /// # Errors
+    ///
+    /// It is not of that form, or more than a rate in the store can say.
+    pub fn parse_speed(text: &str) -> Result<Option<Self>, ConfigError> {
+        let wrong = || {
+            let problem = "give a speed, as 10Mb/s, 250KB/s or 1GB/s@20ms, or 0 for no limit";
+            ConfigError::new("rate", text, problem)
+        };
+        if text.trim() == "0" {
+            return Ok(None);
+        }
+        let (speed, interval) = match text.trim().split_once('@') {
+            Some((speed, interval)) => (speed, interval),
+            None => (text.trim(), "50ms"),
+        };
+        let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
+        let scaled = |text: &str, units: &[(&str, u64)]| {
+            let unit = units.iter().find_map(|(unit, by)| Some((text.strip_suffix(unit)?, by)));
+            let (text, by) = unit.ok_or_else(wrong)?;
+            number(text)?.checked_mul(*by).ok_or_else(wrong)
+        };
+        let speed = speed.strip_suffix("/s").ok_or_else(wrong)?;
+        let (speed, bits) = match (speed.strip_suffix('B'), speed.strip_suffix('b')) {
+            (Some(speed), _) => (speed, 1),
+            (_, Some(speed)) => (speed, 8),
+            _ => return Err(wrong()),
+        };
+        let units = [("G", 1_000_000_000), ("M", 1_000_000), ("K", 1000), ("", 1)];
+        let speed = scaled(speed, &units)?.checked_div(bits).ok_or_else(wrong)?;
+        let micros = scaled(interval, &[("ms", 1000), ("us", 1), ("s", 1_000_000)])?;
+        let bytes = speed.checked_mul(micros).ok_or_else(wrong)? / 1_000_000;
+        let fits = bytes > 0 && micros > 0 && bytes < u64::from(u32::MAX);
+        if fits { Ok(Some(Self { bytes, micros })) } else { Err(wrong()) }
+    }
+
+    /// Bytes a second.
+    #[must_use]
+    pub fn speed(self) -> u64 {
+        let bytes = u128::from(self.bytes).saturating_mul(1_000_000);
+        let speed = bytes.checked_div(u128::from(self.micros)).unwrap_or(0);
+        u64::try_from(speed).unwrap_or(u64::MAX)
+    }
+}
+
+impl std::fmt::Display for Rate {
+    /// As the store has it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{},{}", self.bytes, self.micros)
+    }
 }
 
 /// The limits of one device, shared by its queues and by whoever changes them.
@@ -122,6 +175,27 @@ mod tests {
         }
         for wrong in ["", "1", "a,1", "1,b", "1,-1", "1,2,3"] {
             assert!(Rate::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn speeds_are_read_as_xl_reads_them() {
+        for (text, store) in [
+            ("10Mb/s", "62500,50000"),
+            ("250KB/s", "12500,50000"),
+            ("1GB/s@20ms", "20000000,20000"),
+            ("8000b/s@1s", "1000,1000000"),
+            ("1MB/s@500us", "500,500"),
+        ] {
+            let rate = Rate::parse_speed(text).unwrap().unwrap();
+            assert_eq!(rate.to_string(), store, "{text}");
+            assert_eq!(Rate::parse(store), Ok(Some(rate)));
+        }
+        assert_eq!(Rate::parse_speed("0"), Ok(None));
+        assert_eq!(Rate { bytes: 62_500, micros: 50_000 }.speed(), 1_250_000);
+        for wrong in ["", "10", "10Mb", "Mb/s", "1b/s", "10Tb/s", "10Mb/s@", "10Mb/s@0ms", "-1B/s"]
+        {
+            assert!(Rate::parse_speed(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -46,6 +46,12 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// From this Ethernet address, and from these IP addresses; from any where there is none.
+    #[must_use]
+    pub const fn of(mac: Option<Mac>, addresses: Option<Vec<std::net::IpAddr>>) -> Self {
+        Self { mac, addresses }
+    }
+
     /// Whether there is nothing to look for.
     #[inline]
     #[must_use]

@@ -15,6 +15,11 @@
 pub mod connect;
 pub mod control;
 
+// The device around it: its life, and what others may ask of it.
+pub mod ctl;
+pub mod device;
+pub mod watch;
+
 // The path of a packet.
 pub mod tx;
 pub mod rx;

@@ -6,6 +6,7 @@
 pub mod fio;
 pub mod hostile;
 pub mod libxl;
+pub mod network;
 pub mod packages;
 pub mod programs;
 pub mod scene;

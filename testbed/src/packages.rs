@@ -29,6 +29,10 @@ pub const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static
 /// The stock clients of the store.
 pub const XENSTORE: Program = Program { name: "xenstore-ls", package: "xenstore-utils" };
 
+/// Measures TCP and UDP between two ends.
+pub const IPERF3: Program = Program { name: "iperf3", package: "iperf3" };
+/// Asks whether somebody is there.
+pub const PING: Program = Program { name: "ping", package: "iputils-ping" };
 /// Sets up network interfaces.
 pub const IP: Program = Program { name: "ip", package: "iproute2" };
 

@@ -51,6 +51,30 @@ impl Name {
         room.ok_or_else(wrong)?.copy_from_slice(name.as_bytes());
         Ok(Self(bytes))
     }
+
+    /// Sees to it that there is such an interface, which `option` asked for.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the kernel does not say.
+    pub fn demand(&self, option: &'static str) -> Result<(), hypervisor::Error> {
+        match index(self) {
+            Ok(_) => Ok(()),
+            Err(error) if error.errno == libc::ENODEV => {
+                let problem = "there is no such interface here; ip link shows those that there are";
+                Err(hypervisor::ConfigError::new(option, self, problem).into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl std::str::FromStr for Name {
+    type Err = hypervisor::ConfigError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::new(name)
+    }
 }
 
 impl std::fmt::Display for Name {
@@ -121,6 +145,14 @@ pub(super) fn set_offloads(tap: BorrowedFd<'_>, name: &Name, flags: u32) -> Resu
     let asked =
         unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
     Errno::result(asked).map(drop).map_err(failed("set offloads of", name))
+}
+
+/// Says whether a TAP stays when its last queue is closed.
+pub(super) fn set_persistent(tap: BorrowedFd<'_>, name: &Name, on: bool) -> Result<(), HostError> {
+    // SAFETY: the argument of this request is the number itself.
+    let asked =
+        unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(on)) };
+    Errno::result(asked).map(drop).map_err(failed("say how long to keep", name))
 }
 
 /// Says whether a TAP's link is up.

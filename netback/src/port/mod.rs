@@ -74,3 +74,35 @@ pub struct Turned {
     /// So many were refused, and are lost.
     pub lost: u64,
 }
+
+impl<P: Port + ?Sized> Port for Box<P> {
+    fn room(&self) -> usize {
+        (**self).room()
+    }
+
+    fn send(&mut self, packet: Buffer) {
+        (**self).send(packet);
+    }
+
+    fn turn(
+        &mut self,
+        pool: &mut Pool,
+        most: usize,
+        into: &mut VecDeque<Buffer>,
+    ) -> Result<Turned, HostError> {
+        (**self).turn(pool, most, into)
+    }
+
+    fn wait(
+        &mut self,
+        watched: &[BorrowedFd<'_>],
+        receive: bool,
+        timeout: Option<Duration>,
+    ) -> Result<(), HostError> {
+        (**self).wait(watched, receive, timeout)
+    }
+
+    fn carrier(&mut self, up: bool) -> Result<(), HostError> {
+        (**self).carrier(up)
+    }
+}

@@ -48,6 +48,12 @@ impl<P: Port, W: Write> Pcap<P, W> {
         Ok(Self { port, file: Some(file) })
     }
 
+    /// The same, at the end of a `file` that was begun before.
+    #[must_use]
+    pub fn resume(port: P, file: W) -> Self {
+        Self { port, file: Some(BufWriter::new(file)) }
+    }
+
     fn note(&mut self, packet: &[u8]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.write(|file| record(file, now, packet));

@@ -6,7 +6,7 @@
 //! what the guest takes.
 //!
 //! Needs `CAP_NET_ADMIN`, or a TAP that was made for us. One that we made goes when its last queue is
-//! closed. Source: `Documentation/networking/tuntap.rst`, `linux/if_tun.h`; the name and the address as
+//! closed, unless it is kept. Source: `Documentation/networking/tuntap.rst`, `linux/if_tun.h`; the name and the address as
 //! Xen's scripts have them (`tools/hotplug/Linux/vif-common.sh`, RELEASE-4.17).
 
 use std::collections::VecDeque;
@@ -105,6 +105,16 @@ impl Tap {
     pub fn set_carrier(&self, up: bool) -> Result<(), HostError> {
         let first = self.queues.first().map(|queue| queue.as_fd());
         first.map_or(Ok(()), |queue| interface::set_carrier(queue, &self.name, up))
+    }
+
+    /// Says whether it stays when its last queue is closed.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn keep(&self, kept: bool) -> Result<(), HostError> {
+        let first = self.queues.first().map(|queue| queue.as_fd());
+        first.map_or(Ok(()), |queue| interface::set_persistent(queue, &self.name, kept))
     }
 
     /// What makes the port of queue `number`, on the thread that serves it.

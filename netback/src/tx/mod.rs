@@ -118,6 +118,8 @@ impl<M: Memory> Tx<M> {
             respond::send(&mut staged, port, needs.pool, around.stats);
             respond::respond(&staged, &mut self.receive, around.stats);
         }
+        around.stats.tx_slots.add(slots as u64);
+        around.stats.tx_owed.set(self.receive.owed() as u64);
         Round { worked: true, notify: Some(self.receive.publish()), fault }
     }
 

@@ -77,6 +77,12 @@ impl<M: Memory> Receive<M> {
         self.back.rearm().map_err(|fault| fault.by(self.peer))
     }
 
+    /// Slots that were taken and are not answered.
+    #[must_use]
+    pub fn owed(&self) -> usize {
+        self.owed.len()
+    }
+
     /// Who sends.
     #[must_use]
     pub const fn peer(&self) -> DomId {

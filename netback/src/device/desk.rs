@@ -1,0 +1,113 @@
+//! Answers what the control socket is asked.
+//!
+//! What can be read is read here; what changes the device goes to its own thread.
+
+use std::process;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hypervisor::backend::{Board, Slot};
+use hypervisor::daemon::control::Desk;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::credit::Rate;
+use crate::ctl::{Device, Limits, Request};
+use crate::device::mac::Shown;
+use crate::device::uplink::Uplink;
+use crate::device::{Link, Message, Vif};
+use crate::filter::Mac;
+
+/// How long the device's thread may take: longer than a guest may take to let go of its interface.
+const PATIENCE: Duration = Duration::from_secs(50);
+/// Nobody takes messages any more.
+const GONE: &str = "the device did not answer: it is ending";
+
+/// A device's desk.
+pub struct DeviceDesk {
+    /// What is served.
+    pub vif: Arc<Vif>,
+    /// How it is with the guest.
+    pub board: Board,
+    /// The device's thread.
+    pub slot: Slot<Message>,
+    /// The device's number.
+    pub number: u32,
+    /// The guest's address.
+    pub mac: Mac,
+    /// What the guest is waited for by.
+    pub wanted: String,
+}
+
+impl Desk for DeviceDesk {
+    type Request = Request;
+
+    fn answer(&self, request: Request) -> Result<Value, String> {
+        match request {
+            Request::List => value(&self.device()),
+            Request::Rings => value(&self.vif.rings()),
+            Request::Counters => value(&self.vif.counters()),
+            Request::Limits { tx, rx } => self.limit(tx.as_deref(), rx.as_deref()),
+            Request::Link { up } => {
+                let change = Link { up };
+                let change = |reply| Message::Change { change, reply };
+                value(&self.slot.ask(PATIENCE, change)?)
+            }
+            Request::Detach { force } => {
+                let leave = |reply| Message::Leave { force, reply: Some(reply) };
+                self.slot.ask(PATIENCE, leave)?;
+                Ok(Value::Null)
+            }
+        }
+    }
+}
+
+impl DeviceDesk {
+    fn device(&self) -> Device {
+        let status = self.board.read();
+        let (tx, rx) = self.vif.rates();
+        let policy = self.vif.policy();
+        let bridge = match &policy.uplink {
+            Uplink::Tap { bridge, .. } => bridge.as_ref().map(ToString::to_string),
+            Uplink::Packet(_) => None,
+        };
+        Device {
+            pid: process::id(),
+            devid: self.number,
+            interface: self.vif.interface(),
+            bridge,
+            mac: Shown(self.mac).to_string(),
+            mtu: policy.mtu,
+            guest: status.guest.as_ref().map_or_else(|| self.wanted.clone(), |g| g.name.clone()),
+            guest_id: status.guest.as_ref().map(|guest| guest.id.get()),
+            state: status.own.to_string(),
+            guest_state: status.peer.to_string(),
+            link: self.vif.is_up(),
+            stalled: self.vif.is_stalled(),
+            queues: u32::try_from(self.vif.queues()).unwrap_or(u32::MAX),
+            connections: status.history.connections,
+            fault: status.history.fault,
+            faults: status.history.faults,
+            limits: Limits::of(tx, rx),
+        }
+    }
+
+    fn limit(&self, tx: Option<&str>, rx: Option<&str>) -> Result<Value, String> {
+        if tx.is_some() || rx.is_some() {
+            let (old_tx, old_rx) = self.vif.rates();
+            let new = |said: Option<&str>, old| match said {
+                Some(text) => Rate::parse_speed(text).map_err(|error| error.to_string()),
+                None => Ok(old),
+            };
+            self.vif.set_rates(new(tx, old_tx)?, new(rx, old_rx)?);
+            // A queue that sleeps until the old rate lets it go on is to look at the new one.
+            self.slot.put(Message::Wake).map_err(|_| GONE)?;
+        }
+        let (tx, rx) = self.vif.rates();
+        value(&Limits::of(tx, rx))
+    }
+}
+
+fn value<T: Serialize>(thing: &T) -> Result<Value, String> {
+    serde_json::to_value(thing).map_err(|error| error.to_string())
+}

@@ -1,0 +1,285 @@
+//! A network interface: what outlives its connections, and how one begins.
+//!
+//! Its uplink, its rates and what was counted outlive connections; rings, threads and ports do not.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hypervisor::backend::{Guest, Key, Kind, Platform, Service, Waker};
+use hypervisor::event::Channel;
+use hypervisor::memory::Memory;
+use hypervisor::store::Store;
+use hypervisor::xenbus::Seat;
+use hypervisor::{ConfigError, DomId, Error, HostError};
+use ring::Waiting;
+use ring::wire::netif::keys;
+
+use crate::connect::xenbus::{self, Offer};
+use crate::credit::Rate;
+use crate::ctl::{Counters, Ring};
+use crate::device::queues::{self, Queues};
+use crate::device::uplink::{Open, Uplink};
+use crate::device::{KIND, Link};
+use crate::filter::Sources;
+use crate::queue::Serving;
+use crate::stats::{Snapshot, Stats};
+
+/// How an interface is to be served.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Where its packets go.
+    pub uplink: Uplink,
+    /// Whom the guest may send as.
+    pub sources: Sources,
+    /// The largest payload of a packet, where it is said.
+    pub mtu: Option<u16>,
+    /// How much the guest may send.
+    pub tx: Option<Rate>,
+    /// How much it may receive.
+    pub rx: Option<Rate>,
+    /// How queues wait for work.
+    pub waiting: Waiting,
+    /// Where packets are written down.
+    pub pcap: Option<PathBuf>,
+}
+
+impl Policy {
+    /// By `uplink`, without any limit.
+    #[must_use]
+    pub fn new(uplink: Uplink) -> Self {
+        Self {
+            uplink,
+            sources: Sources::default(),
+            mtu: None,
+            tx: None,
+            rx: None,
+            waiting: Waiting::default(),
+            pcap: None,
+        }
+    }
+}
+
+/// An interface and those who serve it.
+#[derive(Debug)]
+pub struct Vif {
+    policy: Policy,
+    standing: Arc<Standing>,
+}
+
+/// What is shared with whoever serves a connection.
+#[derive(Debug)]
+pub(super) struct Standing(Mutex<Inner>);
+
+/// How the interface is now.
+#[derive(Debug)]
+pub(super) struct Inner {
+    /// Where packets go; there once the device is.
+    pub(super) uplink: Option<Arc<Open>>,
+    /// What the queues share, while there are any.
+    pub(super) serving: Option<Arc<Serving>>,
+    /// The rates that hold.
+    pub(super) tx: Option<Rate>,
+    pub(super) rx: Option<Rate>,
+    /// What the toolstack last said of the first: only what it says anew holds.
+    pub(super) said: Option<Result<Option<Rate>, ConfigError>>,
+    /// Whether the guest is told that its link is up.
+    up: bool,
+    /// The queues of the connection that is served.
+    pub(super) now: Vec<Arc<Stats>>,
+    /// What all earlier ones counted.
+    pub(super) before: Snapshot,
+}
+
+impl Standing {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Lets the guest send, or receive, so much from now on.
+    pub(super) fn set_rates(&mut self, tx: Option<Rate>, rx: Option<Rate>) {
+        if let Some(serving) = &self.serving {
+            for (limit, old, new) in
+                [(&serving.limits.tx, self.tx, tx), (&serving.limits.rx, self.rx, rx)]
+            {
+                if old != new {
+                    limit.set(new);
+                }
+            }
+        }
+        (self.tx, self.rx) = (tx, rx);
+    }
+}
+
+impl Vif {
+    /// One that is served as `policy` says.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        let inner = Inner {
+            uplink: None,
+            serving: None,
+            tx: policy.tx,
+            rx: policy.rx,
+            said: None,
+            up: true,
+            now: Vec::new(),
+            before: Snapshot::default(),
+        };
+        Self { policy, standing: Arc::new(Standing(Mutex::new(inner))) }
+    }
+
+    /// How it is to be served.
+    #[must_use]
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Makes its uplink, for device `number` of `guest`.
+    ///
+    /// # Errors
+    ///
+    /// There is none to be had.
+    pub fn open(&self, guest: DomId, number: u32) -> Result<(), Error> {
+        let Policy { uplink, mtu, pcap, .. } = &self.policy;
+        // One of the same name, for a guest that is no more, goes first.
+        self.standing.lock().uplink = None;
+        let open = uplink.open(guest, number, *mtu, pcap.as_ref())?;
+        tracing::info!(interface = %open.name(), "uplink made");
+        self.standing.lock().uplink = Some(Arc::new(open));
+        Ok(())
+    }
+
+    /// The host's interface, once there is one.
+    #[must_use]
+    pub fn interface(&self) -> Option<String> {
+        self.standing.lock().uplink.as_ref().map(|open| open.name().to_string())
+    }
+
+    /// Sees to it that the host's interface goes with this process.
+    pub fn forget(&self) {
+        if let Some(open) = &self.standing.lock().uplink {
+            open.forget();
+        }
+    }
+
+    /// The rates that hold: of what the guest sends, and of what it receives.
+    #[must_use]
+    pub fn rates(&self) -> (Option<Rate>, Option<Rate>) {
+        let inner = self.standing.lock();
+        (inner.tx, inner.rx)
+    }
+
+    /// Changes them. Whoever does has the queues [woken](hypervisor::backend::Running::wake).
+    pub fn set_rates(&self, tx: Option<Rate>, rx: Option<Rate>) {
+        self.standing.lock().set_rates(tx, rx);
+    }
+
+    /// Whether the guest is told that its link is up.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.standing.lock().up
+    }
+
+    /// Whether the guest posts nothing, so that the host's side of its link is down.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.standing.lock().serving.as_ref().is_some_and(|serving| serving.is_stalled())
+    }
+
+    /// Everything counted, over all connections and queues.
+    #[must_use]
+    pub fn ever(&self) -> Snapshot {
+        self.counters().ever
+    }
+
+    /// What was counted of the connection that is served, queue by queue, and of all.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let (queues, mut ever) = {
+            let inner = self.standing.lock();
+            let now = inner.now.iter().map(|stats| stats.snapshot());
+            (now.collect::<Vec<Snapshot>>(), inner.before.clone())
+        };
+        let mut total = Snapshot::default();
+        for queue in &queues {
+            total.merge(queue);
+        }
+        ever.merge(&total);
+        Counters::new(queues, total, ever)
+    }
+
+    /// Where the rings' indexes are.
+    #[must_use]
+    pub fn rings(&self) -> Vec<Ring> {
+        let inner = self.standing.lock();
+        let now = inner.now.iter().zip(0..);
+        now.flat_map(|(stats, queue)| Ring::both(queue, &stats.snapshot())).collect()
+    }
+
+    /// Queues in use.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        self.standing.lock().now.len()
+    }
+}
+
+impl<H> Service<H> for Vif
+where
+    H: Platform + Clone + Send + 'static,
+    H::Mapping: Memory + Send + 'static,
+    H::Channel: Channel + AsFd + Send + 'static,
+{
+    const KIND: &'static Kind = KIND;
+
+    type Offer = Offer;
+    type Running = Queues;
+    type Change = Link;
+    type Changed = bool;
+
+    fn prepare(&self, guest: &Guest, number: u32) -> Result<(), Error> {
+        self.open(guest.id, number)
+    }
+
+    fn release(&self) {
+        self.forget();
+        self.standing.lock().uplink = None;
+    }
+
+    fn connect<S: Store + ?Sized>(
+        &self,
+        domain: &H,
+        seat: &Seat,
+        store: &S,
+        offer: &Offer,
+        waker: Waker,
+    ) -> Result<Queues, Error> {
+        let Some(open) = self.standing.lock().uplink.clone() else {
+            return Err(HostError::new("serve an interface without an uplink", libc::ENODEV).into());
+        };
+        let transport = xenbus::read(seat, store, offer)?;
+        queues::reread_rate(&self.standing, seat, store)?;
+        let connection = xenbus::connect(seat, domain, &transport)?;
+        tracing::info!(domain = %seat.peer, queues = transport.queues.len(),
+            control = transport.control.is_some(), "connecting");
+        let queues = u16::try_from(connection.queues.len()).unwrap_or(u16::MAX);
+        let mut serving = Serving::new(queues, self.policy.sources.clone());
+        serving.waiting = self.policy.waiting;
+        serving.groups.choose(connection.features.multicast_control);
+        Queues::start(Arc::clone(&self.standing), domain, connection, open, serving, &waker)
+    }
+
+    fn describe(&self, _: &Offer) -> Vec<Key> {
+        vec![(keys::CARRIER.name, u8::from(self.is_up()).to_string())]
+    }
+
+    fn change(&self, Link { up }: Link) -> Result<bool, Error> {
+        let mut inner = self.standing.lock();
+        if let Some(up) = up {
+            inner.up = up;
+        }
+        Ok(inner.up)
+    }
+}
