@@ -31,6 +31,7 @@ pub const KIND: &Kind = &Kind {
     live: &[],
     wishes: &[],
     reconfigures: false,
+    resumes: false,
 };
 
 /// What others ask of a disk's thread.

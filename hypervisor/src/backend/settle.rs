@@ -91,6 +91,7 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         backend.hotplug = Some(hotplug);
         backend.paused = hotplug::take_up(&backend.seat, store)?;
         let (own, peer) = backend.states(store)?;
+        backend.paused |= V::KIND.resumes && own == State::Connected;
         if own == State::InitWait || backend.paused {
             // Somebody was here before us, and the frontend may have chosen from what that one
             // offered.

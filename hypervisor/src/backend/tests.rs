@@ -21,6 +21,7 @@ const TOY: &Kind = &Kind {
     live: &["rate"],
     wishes: &[],
     reconfigures: true,
+    resumes: false,
 };
 
 /// What the toy was told.

@@ -37,6 +37,7 @@ pub const KIND: &Kind = &Kind {
     live: &[keys::RATE.name],
     wishes: &[keys::REQUEST_MULTICAST_CONTROL.name],
     reconfigures: true,
+    resumes: true,
 };
 
 /// What others ask of an interface's thread.

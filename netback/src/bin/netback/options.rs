@@ -104,7 +104,7 @@ pub(crate) struct Serve {
     pub(crate) mac: Option<Shown>,
     /// The largest payload of a packet [default: 1500].
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(68..=65521))]
-    #[arg(conflicts_with = "interface")]
+    #[arg(conflicts_with_all = ["interface", "watch"])]
     pub(crate) mtu: Option<u16>,
     /// How much the guest may send: 10Mb/s, 250KB/s, 1GB/s@20ms, as in xl's configurations. 0 is no
     /// limit. Can be changed while running (ctl limits).
