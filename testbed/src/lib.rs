@@ -5,6 +5,7 @@
 
 pub mod fio;
 pub mod hostile;
+pub mod lan;
 pub mod libxl;
 pub mod network;
 pub mod packages;

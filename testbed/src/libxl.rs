@@ -1,7 +1,8 @@
-//! What libxl does in the store for a disk, done by a test where there is no libxl.
+//! What libxl does in the store for a disk or a network interface, done by a test where there is no
+//! libxl.
 //!
 //! Keys, their order, their values and who may read them are those of `libxl_disk.c`
-//! (`device_disk_add`), `libxl_device.c` (`libxl__device_generic_add`,
+//! (`device_disk_add`), `libxl_nic.c` (`libxl__set_xenstore_nic`), `libxl_device.c` (`libxl__device_generic_add`,
 //! `libxl__initiate_device_generic_remove`) and `libxl_linux.c` (`get_hotplug_env`): RELEASE-4.17 for
 //! kind `vbd`, RELEASE-4.19, the first that has it, for `vbd3`. The scripts are run, as there, at
 //! InitWait. Times are not: the machine may be slow and busy.
@@ -62,9 +63,37 @@ impl DiskSpec {
     }
 }
 
-/// A disk that was made.
+/// A network interface as a guest's configuration has it.
 #[derive(Clone, Debug)]
-pub struct Disk {
+pub struct VifSpec {
+    /// The interface's number.
+    pub number: u32,
+    /// `mac`.
+    pub mac: String,
+    /// `bridge`.
+    pub bridge: Option<String>,
+    /// `rate`, as it stands in the store.
+    pub rate: Option<String>,
+    /// `ip`.
+    pub ip: Option<String>,
+    /// `vifname`.
+    pub name: Option<String>,
+    /// `script`, as a full path. It is not run here.
+    pub script: Option<PathBuf>,
+}
+
+impl VifSpec {
+    /// The first interface, on no bridge and without a script.
+    #[must_use]
+    pub fn new(mac: &str) -> Self {
+        let (bridge, rate, ip, name, script) = (None, None, None, None, None);
+        Self { number: 0, mac: mac.to_owned(), bridge, rate, ip, name, script }
+    }
+}
+
+/// A disk or an interface that was made.
+#[derive(Clone, Debug)]
+pub struct Device {
     /// The backend's directory.
     pub back: String,
     /// The frontend's directory.
@@ -133,14 +162,74 @@ impl Libxl {
         Ok(value.map_or(State::Unknown, |value| State::parse(value.as_bytes())))
     }
 
+    /// Writes both directories of an interface, as the first step of attaching it.
+    ///
+    /// # Errors
+    ///
+    /// The store refuses or is gone.
+    pub fn make_vif(&self, back: DomId, front: DomId, spec: &VifSpec) -> Result<Device> {
+        let number = spec.number;
+        let device = Device {
+            back: format!("/local/domain/{back}/backend/vif/{front}/{number}"),
+            front: format!("/local/domain/{front}/device/vif/{number}"),
+            kind: "vif",
+            // Scripts need the host's interfaces: a test does what they do where it has those.
+            script: None,
+        };
+        let mut backs = vec![
+            ("frontend", device.front.clone()),
+            ("frontend-id", front.to_string()),
+            ("online", "1".to_owned()),
+            ("state", "1".to_owned()),
+        ];
+        let script = spec.script.as_ref().map(|path| path.display().to_string());
+        for (key, value) in [
+            ("script", &script),
+            ("rate", &spec.rate),
+            ("bridge", &spec.bridge),
+            ("vifname", &spec.name),
+            ("ip", &spec.ip),
+        ] {
+            backs.extend(value.clone().map(|value| (key, value)));
+        }
+        backs.extend([
+            ("mac", spec.mac.clone()),
+            ("handle", number.to_string()),
+            ("type", "vif".into()),
+        ]);
+        let fronts = [
+            ("backend", device.back.clone()),
+            ("backend-id", back.to_string()),
+            ("state", "1".into()),
+            ("handle", number.to_string()),
+            ("trusted", "1".into()),
+            ("mac", spec.mac.clone()),
+        ];
+        self.make_both(&device, (back, front), &fronts, &backs)?;
+        Ok(device)
+    }
+
+    fn make_both(
+        &self,
+        device: &Device,
+        (back, front): (DomId, DomId),
+        fronts: &[(&str, String)],
+        backs: &[(&str, String)],
+    ) -> Result<(), StoreError> {
+        transact(&self.store, |within| {
+            self.fill(within, &device.front, (front, back), fronts)?;
+            self.fill(within, &device.back, (back, front), backs)
+        })
+    }
+
     /// Writes both directories of a disk, as the first step of attaching it.
     ///
     /// # Errors
     ///
     /// The store refuses or is gone.
-    pub fn make(&self, back: DomId, front: DomId, spec: &DiskSpec) -> Result<Disk> {
+    pub fn make(&self, back: DomId, front: DomId, spec: &DiskSpec) -> Result<Device> {
         let DiskSpec { kind, number, .. } = spec;
-        let disk = Disk {
+        let disk = Device {
             back: format!("/local/domain/{back}/backend/{kind}/{front}/{number}"),
             front: format!("/local/domain/{front}/device/vbd/{number}"),
             kind,
@@ -174,10 +263,7 @@ impl Libxl {
             ("trusted", flag(true)),
             ("protocol", "x86_64-abi".into()),
         ];
-        transact(&self.store, |within| {
-            self.fill(within, &disk.front, (front, back), &fronts)?;
-            self.fill(within, &disk.back, (back, front), &backs)
-        })?;
+        self.make_both(&disk, (back, front), &fronts, &backs)?;
         Ok(disk)
     }
 
@@ -207,7 +293,7 @@ impl Libxl {
     /// # Errors
     ///
     /// The backend does not answer, or the script fails, and then with its words.
-    pub fn attach(&self, back: DomId, front: DomId, spec: &DiskSpec) -> Result<Disk> {
+    pub fn attach(&self, back: DomId, front: DomId, spec: &DiskSpec) -> Result<Device> {
         let disk = self.make(back, front, spec)?;
         self.reaches(&disk.back, State::InitWait)?;
         let output = self.script(&disk, "add")?;
@@ -222,19 +308,23 @@ impl Libxl {
     }
 
     /// Waits for a state that holds, or held and led on to Connected.
-    fn reaches(&self, directory: &str, state: State) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// It never does.
+    pub fn reaches(&self, directory: &str, state: State) -> Result<()> {
         until(&format!("{directory} is {state}"), || {
             let now = self.state(directory)?;
             Ok(now == state || now == State::Connected)
         })
     }
 
-    /// Takes a disk away and waits for its backend, as `xl block-detach` does.
+    /// Takes a device away and waits for its backend, as `xl block-detach` and `xl network-detach` do.
     ///
     /// # Errors
     ///
     /// The backend does not close.
-    pub fn detach(&self, disk: &Disk) -> Result<()> {
+    pub fn detach(&self, disk: &Device) -> Result<()> {
         transact(&self.store, |within| {
             self.store.write(within, &format!("{}/online", disk.back), b"0")?;
             let state = self.store.read(within, &format!("{}/state", disk.back))?;
@@ -251,17 +341,17 @@ impl Libxl {
         self.forget(disk)
     }
 
-    /// Removes a disk of a guest that is destroyed: its end first, with no word to it.
+    /// Removes a device of a guest that is destroyed: its end first, with no word to it.
     ///
     /// # Errors
     ///
     /// The backend does not close.
-    pub fn destroy(&self, disk: &Disk) -> Result<()> {
+    pub fn destroy(&self, disk: &Device) -> Result<()> {
         self.store.remove(Transaction::NONE, &disk.front)?;
         self.detach(disk)
     }
 
-    fn forget(&self, disk: &Disk) -> Result<()> {
+    fn forget(&self, disk: &Device) -> Result<()> {
         transact(&self.store, |within| {
             for directory in [&disk.front, &disk.back] {
                 self.store.remove(within, directory)?;
@@ -277,7 +367,7 @@ impl Libxl {
         Ok(())
     }
 
-    fn script(&self, disk: &Disk, action: &str) -> Result<Option<Output>> {
+    fn script(&self, disk: &Device, action: &str) -> Result<Option<Output>> {
         let Some(script) = &disk.script else { return Ok(None) };
         let mut command = Command::new(script);
         command

@@ -8,7 +8,7 @@ use hypervisor::xenbus::State;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use testbed::libxl::{Disk, DiskSpec, Libxl};
+use testbed::libxl::{Device, DiskSpec, Libxl};
 use testbed::packages::XENSTORE;
 use testbed::scene::{Process, Scene, until};
 use testbed::skip::unless_installed;
@@ -65,7 +65,7 @@ impl Stage {
         assert!(kernel.ended().unwrap().success(), "{}", kernel.written());
     }
 
-    fn attach(&self, guest: DomId, spec: &DiskSpec) -> Disk {
+    fn attach(&self, guest: DomId, spec: &DiskSpec) -> Device {
         self.libxl.attach(self.me, guest, spec).unwrap()
     }
 
@@ -74,7 +74,7 @@ impl Stage {
         serde_json::from_str(&said).unwrap()
     }
 
-    fn process_of(&self, disk: &Disk) -> Option<u64> {
+    fn process_of(&self, disk: &Device) -> Option<u64> {
         let number = disk.back.rsplit('/').next().unwrap();
         let guest: u64 = disk.back.rsplit('/').nth(1).unwrap().parse().unwrap();
         let ours = |device: &Value| {
@@ -84,7 +84,7 @@ impl Stage {
     }
 
     /// Waits until the guest has had so much served of a disk.
-    fn busy(&self, disk: &Disk, requests: u64) {
+    fn busy(&self, disk: &Device, requests: u64) {
         let control = self.control(disk).display().to_string();
         let ask = ["ctl", "counters", "--json", "--control", &control];
         until("the guest is served", || {
@@ -95,7 +95,7 @@ impl Stage {
         .unwrap();
     }
 
-    fn control(&self, disk: &Disk) -> PathBuf {
+    fn control(&self, disk: &Device) -> PathBuf {
         let name = disk.back.split_once("/backend/").unwrap().1.replace('/', "-");
         self.scene.place().join(format!("blkback-{name}.sock"))
     }

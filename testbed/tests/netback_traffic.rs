@@ -1,70 +1,11 @@
 //! Guests with interfaces that a `netback` on a bridge serves, and what crosses: what stock programs send.
 
+use std::fs;
+
 use serde_json::Value;
+use testbed::lan::Lan;
 use testbed::network::{Namespace, unless_here, v4, v6};
-use testbed::scene::{Process, Scene};
-
-/// A host with a bridge, and guests on it.
-struct Lan {
-    scene: Scene,
-    hypervisor: Process,
-    host: Namespace,
-    guests: Vec<Guest>,
-}
-
-/// A guest, and who serves it.
-struct Guest {
-    netback: Process,
-    netfront: Process,
-    namespace: Namespace,
-    number: u8,
-}
-
-impl Lan {
-    fn new(name: &str) -> Self {
-        let scene = Scene::new(name).unwrap();
-        let hypervisor = scene.hypervisor().unwrap();
-        let host = Namespace::new().unwrap();
-        host.bridge("br0").unwrap();
-        host.address("br0", 1).unwrap();
-        Self { scene, hypervisor, host, guests: Vec::new() }
-    }
-
-    /// One more guest, with further options for its netback and its netfront.
-    fn guest(&mut self, back: &[&str], front: &[&str]) {
-        let number = u8::try_from(self.guests.len()).unwrap() + 2;
-        let name = format!("guest{number}");
-        let arguments = [&["--bridge", "br0", "--domain", &name], back].concat();
-        let mut netback = self.host.start(&self.scene, "netback", arguments).unwrap();
-        netback.line_with("ready:").unwrap();
-        let namespace = Namespace::new().unwrap();
-        let arguments = ["--domain-name", &name, "tap", "--netns", namespace.name()];
-        let arguments = [&arguments[..], front].concat();
-        let mut netfront = self.scene.start("netfront", "netfront", arguments).unwrap();
-        netfront.line_with("is eth0").unwrap();
-        namespace.until_up("eth0").unwrap();
-        namespace.address("eth0", number).unwrap();
-        self.guests.push(Guest { netback, netfront, namespace, number });
-    }
-
-    fn end(self) {
-        for guest in self.guests {
-            guest.netfront.end().unwrap();
-            guest.netback.end().unwrap();
-        }
-        self.hypervisor.end().unwrap();
-    }
-}
-
-impl Guest {
-    fn v4(&self) -> String {
-        v4(self.number)
-    }
-
-    fn v6(&self) -> String {
-        v6(self.number)
-    }
-}
+use testbed::scene::until;
 
 /// Bytes of one end of a report.
 fn bytes(report: &Value, end: &str) -> u64 {
@@ -86,47 +27,13 @@ fn exchange(from: &Namespace, address: &str, piece: &str) {
 }
 
 #[test]
-fn large_frames_and_many_queues() {
-    if !unless_here("large_frames_and_many_queues") {
-        return;
-    }
-    let mut lan = Lan::new("jumbo");
-    lan.guest(&["--mtu", "9000", "--queues", "3"], &["--queues", "3"]);
-    lan.guest(&["--mtu", "9000"], &[]);
-    lan.host.ip(["link", "set", "br0", "mtu", "9000"]).unwrap();
-    let [one, two] = &lan.guests[..] else { panic!() };
-    assert_eq!(one.namespace.link("eth0").unwrap()["mtu"], 9000);
-    for address in [v4(1), v6(1), two.v4(), two.v6()] {
-        one.namespace.until_answered(&address, 8900).unwrap();
-    }
-    let server = lan.host.iperf3_server(&lan.scene).unwrap();
-    exchange(&one.namespace, &v4(1), "8900");
-    let many = one.namespace.iperf3(&v6(1), &["-n", "24M", "-P", "6"]).unwrap();
-    assert!(bytes(&many, "sum_received") > 0, "{many}");
-    drop(server);
-    let said = lan.scene.succeed(
-        "netback",
-        "netback",
-        ["ctl", "counters", "--json", "--domain", "guest2"],
-    );
-    let counters: Value = serde_json::from_str(&said.unwrap()).unwrap();
-    let queues = counters["queues"].as_array().unwrap();
-    assert_eq!(queues.len(), 3, "{counters}");
-    // Large pieces cross in one: far fewer packets than segments.
-    let total = &counters["total"];
-    assert!(total["tx_gso"].as_u64() > Some(0) && total["rx_gso"].as_u64() > Some(0), "{total}");
-    assert!(total["lost"].as_object().unwrap().is_empty(), "{total}");
-    lan.end();
-}
-
-#[test]
 fn two_guests_and_the_host_reach_each_other_over_a_bridge() {
     if !unless_here("two_guests_and_the_host_reach_each_other_over_a_bridge") {
         return;
     }
-    let mut lan = Lan::new("lan");
-    lan.guest(&[], &[]);
-    lan.guest(&[], &[]);
+    let mut lan = Lan::new("lan").unwrap();
+    lan.guest(&[], &[]).unwrap();
+    lan.guest(&[], &[]).unwrap();
     let [one, two] = &lan.guests[..] else { panic!() };
     for address in [v4(1), v6(1), two.v4(), two.v6()] {
         for bytes in [0, 56, 1400] {
@@ -139,5 +46,170 @@ fn two_guests_and_the_host_reach_each_other_over_a_bridge() {
     exchange(&one.namespace, &v4(1), "1400");
     exchange(&one.namespace, &two.v6(), "1400");
     drop(servers);
-    lan.end();
+    lan.end().unwrap();
+}
+
+#[test]
+fn large_frames_and_many_queues() {
+    if !unless_here("large_frames_and_many_queues") {
+        return;
+    }
+    let mut lan = Lan::new("jumbo").unwrap();
+    lan.guest(&["--mtu", "9000", "--queues", "3"], &["--queues", "3"]).unwrap();
+    lan.guest(&["--mtu", "9000"], &[]).unwrap();
+    lan.host.ip(["link", "set", "br0", "mtu", "9000"]).unwrap();
+    let [one, two] = &lan.guests[..] else { panic!() };
+    assert_eq!(one.namespace.link("eth0").unwrap()["mtu"], 9000);
+    for address in [v4(1), v6(1), two.v4(), two.v6()] {
+        one.namespace.until_answered(&address, 8900).unwrap();
+    }
+    let server = lan.host.iperf3_server(&lan.scene).unwrap();
+    exchange(&one.namespace, &v4(1), "8900");
+    let many = one.namespace.iperf3(&v6(1), &["-n", "24M", "-P", "6"]).unwrap();
+    assert!(bytes(&many, "sum_received") > 0, "{many}");
+    drop(server);
+    let counters = lan.ctl(&["counters", "--domain", "guest2"]).unwrap();
+    assert_eq!(counters["queues"].as_array().unwrap().len(), 3, "{counters}");
+    // Large pieces cross in one.
+    let total = &counters["total"];
+    assert!(total["tx_gso"].as_u64() > Some(0) && total["rx_gso"].as_u64() > Some(0), "{total}");
+    assert!(total["lost"].as_object().unwrap().is_empty(), "{total}");
+    lan.end().unwrap();
+}
+
+#[test]
+fn rates_are_held_each_way_and_changed_meanwhile() {
+    if !unless_here("rates_are_held_each_way_and_changed_meanwhile") {
+        return;
+    }
+    let mut lan = Lan::new("rate").unwrap();
+    lan.guest(&["--rate", "20Mb/s", "--rate-rx", "40Mb/s"], &[]).unwrap();
+    let server = lan.host.iperf3_server(&lan.scene).unwrap();
+    let guest = &lan.guests[0].namespace;
+    guest.until_answered(&v4(1), 56).unwrap();
+    let limits = lan.ctl(&["limits"]).unwrap();
+    assert_eq!((&limits["tx"], &limits["rx"]), (&2_500_000.into(), &5_000_000.into()));
+    for (way, rate, counter) in [(&[][..], 20e6, "tx_held"), (&["-R"], 40e6, "rx_held")] {
+        let report = guest.iperf3(&v4(1), &[&["-n", "4M"], way].concat()).unwrap();
+        // However slow the machine is, it is never faster; a burst may be had at once.
+        let speed = report["sum_received"]["bits_per_second"].as_f64().unwrap();
+        assert!(speed < rate * 1.5, "{report}");
+        assert!(lan.counted("guest2", counter).unwrap() > 0, "{counter}");
+    }
+    let limits = lan.ctl(&["limits", "--tx", "0", "--rx", "0"]).unwrap();
+    assert!(limits["tx"].is_null() && limits["rx"].is_null(), "{limits}");
+    let held = || ["tx_held", "rx_held"].map(|held| lan.counted("guest2", held).unwrap());
+    let before = held();
+    for way in [&[][..], &["-R"]] {
+        guest.iperf3(&v4(1), &[&["-n", "8M"], way].concat()).unwrap();
+    }
+    assert_eq!(held(), before, "nothing is held without a limit");
+    for wrong in ["fast", "10", "10Mb/s@0ms"] {
+        let refused = lan.ctl(&["limits", "--tx", wrong]).unwrap_err().to_string();
+        assert!(refused.contains("give a speed"), "{refused}");
+    }
+    drop(server);
+    lan.end().unwrap();
+}
+
+#[test]
+fn who_sends_as_somebody_else_is_not_heard_but_counted() {
+    if !unless_here("who_sends_as_somebody_else_is_not_heard_but_counted") {
+        return;
+    }
+    let mut lan = Lan::new("spoof").unwrap();
+    lan.guest(&["--allow-ip", &v4(2), "--allow-ip", &v6(2)], &[]).unwrap();
+    lan.guest(&["--allow-mac", "any"], &[]).unwrap();
+    let [held, free] = &lan.guests[..] else { panic!() };
+    let lost = |guest: &str| lan.counted(guest, "lost/source").unwrap();
+    for guest in [held, free] {
+        guest.namespace.until_answered(&v4(1), 56).unwrap();
+        guest.namespace.until_answered(&v6(1), 56).unwrap();
+    }
+    // Its own link-local address is none of those it may use.
+    let before = lost("guest3");
+    assert_eq!(before, 0);
+    let set = |namespace: &Namespace, what: &[&str]| {
+        namespace.ip(what.iter().copied()).unwrap();
+    };
+    // Another IP address.
+    let before = lost("guest2");
+    set(&held.namespace, &["addr", "add", "10.77.0.66/32", "dev", "eth0"]);
+    set(&held.namespace, &["route", "add", "10.77.0.1", "dev", "eth0", "src", "10.77.0.66"]);
+    until("what it sends from there is counted", || {
+        assert!(!held.namespace.ping(&v4(1), 56)?);
+        Ok(lan.counted("guest2", "lost/source")? > before)
+    })
+    .unwrap();
+    set(&held.namespace, &["route", "del", "10.77.0.1"]);
+    held.namespace.until_answered(&v4(1), 56).unwrap();
+    // Another Ethernet address: for one this is forbidden, and the other may.
+    for guest in [held, free] {
+        let mac = format!("02:00:00:00:00:{:02x}", guest.number);
+        set(&guest.namespace, &["link", "set", "eth0", "address", &mac]);
+    }
+    // Who asks the host anew is known to it by the new one.
+    for namespace in [&lan.host, &held.namespace, &free.namespace] {
+        set(namespace, &["neigh", "flush", "all"]);
+    }
+    let before = lost("guest2");
+    until("what it sends as that is counted", || {
+        assert!(!held.namespace.ping(&v4(1), 56)?);
+        Ok(lan.counted("guest2", "lost/source")? > before)
+    })
+    .unwrap();
+    free.namespace.until_answered(&v4(1), 56).unwrap();
+    assert_eq!(lost("guest3"), 0);
+    lan.end().unwrap();
+}
+
+#[test]
+fn what_passes_is_written_down() {
+    if !unless_here("what_passes_is_written_down") {
+        return;
+    }
+    let mut lan = Lan::new("pcap").unwrap();
+    let file = lan.scene.folder().join("guest.pcap");
+    let path = file.display().to_string();
+    lan.guest(&["--pcap", &path, "--queues", "4"], &["--queues", "4"]).unwrap();
+    let guest = &lan.guests[0].namespace;
+    guest.until_answered(&v4(1), 600).unwrap();
+    assert_eq!(lan.ctl(&["list"]).unwrap()[0]["queues"], 1);
+    // Both the question and its answer have this payload.
+    let payload: Vec<u8> = (0x10..0x60).collect();
+    until("it is written", || {
+        let written = fs::read(&file)?;
+        assert_eq!(written[..4], [0x4D, 0x3C, 0xB2, 0xA1]);
+        Ok(written.windows(payload.len()).filter(|window| *window == payload).count() >= 2)
+    })
+    .unwrap();
+    lan.end().unwrap();
+}
+
+#[test]
+fn a_guest_behind_an_interface_that_is_there_already() {
+    if !unless_here("a_guest_behind_an_interface_that_is_there_already") {
+        return;
+    }
+    let lan = Lan::new("packet").unwrap();
+    // The other end of eth1 is a host of its own.
+    let other = Namespace::new().unwrap();
+    let add = ["link", "add", "eth1", "type", "veth", "peer", "name", "eth0", "netns"];
+    lan.host.ip(add.into_iter().chain([other.name()])).unwrap();
+    lan.host.ip(["link", "set", "eth1", "up"]).unwrap();
+    other.ip(["link", "set", "eth0", "up"]).unwrap();
+    other.address("eth0", 9).unwrap();
+    let netback = lan.netback(&["--interface", "eth1"]).unwrap();
+    let namespace = Namespace::new().unwrap();
+    let netfront = lan.netfront("guest", 2, &namespace, &[]).unwrap();
+    for address in [v4(9), v6(9)] {
+        namespace.until_answered(&address, 1400).unwrap();
+    }
+    let server = other.iperf3_server(&lan.scene).unwrap();
+    let report = namespace.iperf3(&v4(9), &["-n", "8M"]).unwrap();
+    assert!(bytes(&report, "sum_sent") >= 8 << 20, "{report}");
+    drop(server);
+    netfront.end().unwrap();
+    netback.end().unwrap();
+    lan.end().unwrap();
 }
