@@ -4,38 +4,13 @@
 //! operation. A snapshot is taken while counting goes on, so its numbers may be a few
 //! requests apart from each other. Units: requests, bytes, nanoseconds.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use ring::Counter;
 use serde::{Deserialize, Serialize};
 
 use crate::validate::{Action, Refusal};
 
 /// Powers of two that latencies are sorted into: the last is for everything from 2^31 ns up.
 pub const BUCKETS: usize = 32;
-
-/// A number that one thread raises.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Raises it. For the one thread that counts.
-    #[inline]
-    pub fn add(&self, by: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
-    }
-
-    /// Sets it. For the one thread that counts.
-    #[inline]
-    pub fn set(&self, to: u64) {
-        self.0.store(to, Ordering::Relaxed);
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// One queue's counters. Aligned so that two queues never share a cache line.
 #[derive(Debug, Default)]

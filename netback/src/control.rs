@@ -19,13 +19,12 @@ use hypervisor::memory::{CopyOp, Direction, GrantStatus, Memory, Using};
 use hypervisor::{DomId, GrantRef, HostError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ring::Back;
 use ring::packet::steering::{MAPPING, Steering};
 use ring::wire::netif;
 use ring::wire::netif::control::{MAPPING_ENTRY, Operation, Request, Response, Status};
+use ring::{Back, Listener};
 
 use crate::connect::ControlLink;
-use crate::notify::Listener;
 use crate::queue::{Control as Line, Ended, Serving};
 use crate::stats::Stats;
 
@@ -129,12 +128,12 @@ where
                     Ok(_) => {}
                     Err(fault) => return broken(fault),
                 }
-                let pause = listener.pause(&stats);
+                let pause = listener.pause(&stats.empty_events, &stats.storms);
                 if pause.is_none() {
                     channel.unmask();
                 }
                 match sleep(&channel, line, pause) {
-                    Ok(true) => listener.rang(&stats),
+                    Ok(true) => listener.rang(&stats.events),
                     Ok(false) => {}
                     Err(error) => return Ended::Failed(error),
                 }

@@ -5,8 +5,8 @@
 //! from each other. Tx and Rx are the frontend's words. Units: packets, bytes, as they crossed the ring.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use ring::Counter;
 use ring::packet::Malformed;
 use ring::packet::transport::NoChecksum;
 use ring::wire::netif::chain::Dropped;
@@ -114,30 +114,6 @@ impl From<NoChecksum> for Loss {
             NoChecksum::NoTransport { .. } => Self::NoTransport,
             _ => Self::Headers,
         }
-    }
-}
-
-/// A number that one thread raises.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Raises it. For the one thread that counts.
-    #[inline]
-    pub fn add(&self, by: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
-    }
-
-    /// Sets it. For the one thread that counts.
-    #[inline]
-    pub fn set(&self, to: u64) {
-        self.0.store(to, Ordering::Relaxed);
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
     }
 }
 

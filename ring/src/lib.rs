@@ -15,7 +15,7 @@
 //! things lie, [`shared`] is the only one that touches them, [`front`] and [`back`] are the two
 //! roles, [`slot`] is the proof that a request was taken and is yet to be answered, [`notify`] is
 //! what a role tells its caller to do next, [`polling`] decides how long to look before sleeping,
-//! and [`protocol`] with [`wire`] is what the slots mean. [`packet`] is what network packets, which
+//! [`listener`] when to be woken by events, and [`protocol`] with [`wire`] is what the slots mean. [`packet`] is what network packets, which
 //! travel beside a ring, hold for either end to know.
 //!
 //! Neither end trusts the other: what the peer controls is copied out once and checked as a copy,
@@ -27,10 +27,12 @@
 extern crate alloc;
 
 pub mod back;
+pub mod counter;
 pub mod fault;
 pub mod front;
 pub mod index;
 pub mod layout;
+pub mod listener;
 pub mod notify;
 pub mod packet;
 pub mod polling;
@@ -41,9 +43,11 @@ pub mod slot;
 pub mod wire;
 
 pub use back::Back;
+pub use counter::Counter;
 pub use fault::Fault;
 pub use front::{Front, Full};
 pub use index::RingIndex;
+pub use listener::Listener;
 pub use notify::{Notify, Recheck};
 pub use polling::Polling;
 pub use protocol::Protocol;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use hypervisor::event::Channel;
 use hypervisor::{HostError, PeerFault};
 use nix::time::{ClockId, clock_gettime};
-use ring::{Polling, Waiting};
+use ring::{Listener, Polling, Waiting};
 
 pub use control::{Command, Control, Ended, Serving};
 pub use start::{Handle, Parts, spawn};
@@ -34,7 +34,7 @@ use crate::acquire::{GuestMemory, InFlight};
 use crate::complete::complete;
 use crate::durability::Order;
 use crate::engine::{Engine, Finished as Moved};
-use crate::notify::{Listener, notify};
+use crate::notify::notify;
 use crate::receive::Requests;
 use crate::release::{Bodies, release};
 use crate::request::{Finished, Ready, Request};
@@ -294,7 +294,7 @@ where
             if self.requests.rearm()?.is_more() {
                 return Ok(());
             }
-            match self.listener.pause(&self.stats) {
+            match self.listener.pause(&self.stats.empty_events, &self.stats.storms) {
                 Some(ns) => sooner(now.saturating_add(ns)),
                 None => self.channel.unmask(),
             }
@@ -309,7 +309,7 @@ where
         if woken.watched {
             self.control.heard();
             if self.channel.take() {
-                self.listener.rang(&self.stats);
+                self.listener.rang(&self.stats.events);
             }
         }
         self.polling.woken(now_ns());

@@ -27,7 +27,7 @@ use hypervisor::event::Channel;
 use hypervisor::memory::{Memory, Using};
 use hypervisor::{HostError, PeerFault};
 use nix::time::{ClockId, clock_gettime};
-use ring::{Polling, Waiting};
+use ring::{Listener, Polling, Waiting};
 
 pub use control::{Control, Ended, Serving};
 pub use inbox::Inbox;
@@ -35,7 +35,7 @@ pub use start::{Handle, Parts, spawn};
 
 use crate::buffer::{Buffer, Pool};
 use crate::connect::{Channels, Features, Link};
-use crate::notify::{Listener, notify};
+use crate::notify::notify;
 use crate::port::Port;
 use crate::rx::Rx;
 use crate::rx::post::Post;
@@ -263,7 +263,7 @@ where
         if self.tx.rearm()?.is_more() || self.rx.rearm()?.is_more() {
             return Ok(());
         }
-        match self.listener.pause(&self.stats) {
+        match self.listener.pause(&self.stats.empty_events, &self.stats.storms) {
             Some(ns) => sooner(now.saturating_add(ns)),
             None => self.channels.all().for_each(Channel::unmask),
         }
@@ -278,7 +278,7 @@ where
         self.control.heard();
         // All of them: each is to be masked while we look.
         if self.channels.all().filter(|channel| channel.take()).count() > 0 {
-            self.listener.rang(&self.stats);
+            self.listener.rang(&self.stats.events);
         }
         self.polling.woken(now_ns());
         Ok(())
