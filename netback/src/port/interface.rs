@@ -23,6 +23,9 @@ const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// `PACKET_MR_PROMISC` (linux/if_packet.h).
 const PACKET_MR_PROMISC: u16 = 1;
 
+/// Where a filter finds whether a packet came with a VLAN tag (linux/filter.h).
+const VLAN_TAG_PRESENT: u32 = libc::SKF_AD_OFF.wrapping_add(libc::SKF_AD_VLAN_TAG_PRESENT) as u32;
+
 /// Bytes that a packet socket may hold each way: some dozens of the largest packets with what the
 /// kernel keeps beside them, where it has room for three by default.
 const SOCKET_BUFFER: libc::c_int = 8 << 20;
@@ -248,8 +251,30 @@ fn widen(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A packet socket of an interface, for all that it receives and nothing that it sends. For as long as
-/// the socket is open, it receives what is for others' addresses, too. Packets have short headers.
+/// Keeps packets with a VLAN tag away from a packet socket. The kernel takes the tag out before the
+/// socket has them, and without it another network's look like this one's.
+fn refuse_tagged(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, VLAN_TAG_PRESENT),
+        // Where there is none, all of the packet; else nothing of it.
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let len = size_of_val(&filter) as libc::socklen_t;
+    let address = (&raw const filter).cast();
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    // SAFETY: the kernel reads `len` bytes there and the program that they point at, both of which
+    // live until it has, and keeps a copy of its own.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, address, len) };
+    Errno::result(set).map(drop)
+}
+
+/// A packet socket of an interface, for all that it receives without a VLAN tag and nothing that it
+/// sends. For as long as the socket is open, it receives what is for others' addresses, too. Packets
+/// have short headers.
 pub(super) fn packet_socket(name: &Name) -> Result<OwnedFd, HostError> {
     let index = index(name)?;
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
@@ -262,6 +287,7 @@ pub(super) fn packet_socket(name: &Name) -> Result<OwnedFd, HostError> {
         set_option(fd, libc::SOL_PACKET, option, &1_i32.to_ne_bytes())
             .map_err(failed("set up a packet socket for", name))?;
     }
+    refuse_tagged(fd).map_err(failed("keep VLANs away from a packet socket for", name))?;
     widen(fd).map_err(failed("make room in a packet socket for", name))?;
     // `struct packet_mreq`: which interface, what, and no address.
     let [a, b, c, d] = index.to_ne_bytes();

@@ -321,6 +321,36 @@ fn a_packet_socket_has_what_its_interface_receives() {
 }
 
 #[test]
+fn a_packet_socket_has_nothing_of_other_networks() {
+    let test = "a_packet_socket_has_nothing_of_other_networks";
+    let Some(host) = Namespace::new(test) else { return };
+    let outer = tap(&host, "vif1.0", HOST, Setting::default().features);
+    host.within(move || {
+        let mut wire = outer.queue(0).unwrap()().unwrap();
+        let mut socket = PacketPort::open(&Name::new("vif1.0").unwrap()).unwrap();
+        let (mut pool, mut came) = (Pool::new(300), VecDeque::new());
+        let shape = Shape { v6: false, tcp: false, payload: 100, seed: 9 };
+        let plain = shape.bytes();
+        let mut tagged = Shape { payload: 200, ..shape }.bytes();
+        tagged.splice(12..12, [0x81, 0, 0, 7]);
+        for packet in [&tagged, &plain] {
+            let mut buffer = pool.take().unwrap();
+            buffer.fill(&vnet::Header::default(), packet);
+            wire.send(buffer);
+        }
+        assert_eq!(wire.turn(&mut pool, 0, &mut came).unwrap().sent, 2);
+        let mut first = None;
+        eventually("a packet at the socket", || {
+            socket.turn(&mut pool, 8, &mut came).unwrap();
+            let ours = |buffer: &Buffer| buffer.packet().starts_with(&plain[..12]);
+            first = came.iter().find(|buffer| ours(buffer)).map(|buffer| buffer.packet().to_vec());
+            first.is_some()
+        });
+        assert_eq!(first.unwrap(), plain);
+    });
+}
+
+#[test]
 fn an_interface_that_is_gone_ends_the_queue() {
     let test = "an_interface_that_is_gone_ends_the_queue";
     let Some(host) = Namespace::new(test) else { return };
