@@ -96,6 +96,24 @@ fn a_checksum_that_the_guest_would_not_find_is_completed() {
 }
 
 #[test]
+fn nothing_is_left_to_the_guest_behind_a_vlan_tag() {
+    let mut takes = Takes::default();
+    (takes.sg, takes.gso_tcpv4) = (true, true);
+    let mut tagged = tcp();
+    tagged.splice(12..12, [0x81, 0, 0, 7]);
+    let needs = vnet::Header { csum_start: 38, ..NEEDS };
+    let mut small = arrived(needs, &tagged);
+    let done = Inbound::Whole(said(None, Checksum::Validated), true);
+    assert_eq!(from_port(&mut small, &takes, BOTH), Ok(done));
+    let large = vnet::Header { gso_type: vnet::gso::TCPV4, gso_size: 99, ..needs };
+    assert_eq!(from_port(&mut arrived(large, &tagged), &takes, BOTH), Ok(Inbound::Cut(99)));
+    let plain = vnet::Header { csum_start: 34, ..large };
+    let whole = said(Some(Gso::new(GsoProtocol::TcpV4, 99)), Checksum::Blank);
+    let whole = Inbound::Whole(whole, false);
+    assert_eq!(from_port(&mut arrived(plain, &tcp()), &takes, BOTH), Ok(whole));
+}
+
+#[test]
 fn what_a_port_cannot_say_is_lost() {
     let takes = Takes::default();
     for header in [

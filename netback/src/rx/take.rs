@@ -33,6 +33,11 @@ pub struct Waiting {
     pub since: u64,
 }
 
+/// What is cut here becomes as many packets as 64 KiB have segments of a usual size.
+const SEGMENTS: usize = 48;
+/// Packets after one that was cut, for which another is expected.
+const CUT_AGAIN: u16 = 1024;
+
 /// What came for the guest.
 #[derive(Debug)]
 pub struct Take {
@@ -40,13 +45,15 @@ pub struct Take {
     waiting: VecDeque<Waiting>,
     /// Of all that wait.
     bytes: usize,
+    /// For how many more packets room is left as if they were to be cut.
+    cutting: u16,
 }
 
 impl Take {
     /// For a guest with these features.
     #[must_use]
     pub fn new(features: Features, most: usize) -> Self {
-        Self { features, waiting: VecDeque::with_capacity(most), bytes: 0 }
+        Self { features, waiting: VecDeque::with_capacity(most), bytes: 0, cutting: 0 }
     }
 
     /// How many packets to ask the port for.
@@ -59,8 +66,8 @@ impl Take {
         let spare = pool.available().saturating_sub(crate::tx::BATCH);
         let free = serving.rx.packets.saturating_sub(self.waiting.len()).min(spare);
         let Takes { gso_tcpv4, gso_tcpv6, .. } = self.features.takes;
-        // What is cut here becomes as many packets as 64 KiB have segments of a usual size.
-        if gso_tcpv4 && gso_tcpv6 { free } else { free.div_ceil(48) }
+        let whole = gso_tcpv4 && gso_tcpv6 && self.cutting == 0;
+        if whole { free } else { free.div_ceil(SEGMENTS) }
     }
 
     /// Takes a packet that came.
@@ -79,10 +86,12 @@ impl Take {
         }
         match from_port(&mut buffer, &self.features.takes, self.features.sums) {
             Ok(Inbound::Whole(offload, summed)) => {
+                self.cutting = self.cutting.saturating_sub(1);
                 stats.rx_summed.add(u64::from(summed));
                 self.keep(buffer, offload, serving, pool, stats, now);
             }
             Ok(Inbound::Cut(size)) => {
+                self.cutting = CUT_AGAIN;
                 stats.rx_cut.add(1);
                 let mut segments = Vec::new();
                 let spare = (&mut *pool, crate::tx::BATCH);
@@ -178,5 +187,57 @@ impl Take {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::Sources;
+    use crate::offload::Sums;
+    use crate::vnet::{Header, flags, gso};
+
+    /// UDP over IPv4 with 100 bytes of payload.
+    fn udp() -> Vec<u8> {
+        let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+        bytes.extend([0x45, 0, 0, 128, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        bytes.extend([0, 1, 0, 2, 0, 108, 0, 0]);
+        bytes.extend([7; 100]);
+        bytes
+    }
+
+    #[test]
+    fn what_is_cut_finds_room_for_its_segments_for_a_while() {
+        let mut takes = Takes::default();
+        (takes.sg, takes.gso_tcpv4, takes.gso_tcpv6) = (true, true, true);
+        let features = Features::new(takes, Sums { v4: true, v6: true });
+        let (serving, stats) = (Serving::new(1, Sources::default()), Stats::default());
+        let most = serving.rx.packets;
+        let mut pool = Pool::new(most + crate::tx::BATCH);
+        let mut take = Take::new(features, most);
+        assert_eq!(take.room(&serving, &pool), most);
+        let large = Header {
+            flags: flags::NEEDS_CSUM,
+            gso_type: gso::UDP_L4,
+            gso_size: 50,
+            csum_start: 34,
+            csum_offset: 6,
+            ..Header::default()
+        };
+        let mut push = |take: &mut Take, header: &Header| {
+            let mut buffer = pool.take().unwrap();
+            buffer.fill(header, &udp());
+            take.push(buffer, &serving, &mut pool, &stats, 0);
+            let came = take.len();
+            while let Some(waiting) = take.pop() {
+                pool.put(waiting.buffer);
+            }
+            (came, take.room(&serving, &pool))
+        };
+        assert_eq!(push(&mut take, &large), (2, most.div_ceil(SEGMENTS)));
+        for _ in 1..CUT_AGAIN {
+            assert_eq!(push(&mut take, &Header::default()), (1, most.div_ceil(SEGMENTS)));
+        }
+        assert_eq!(push(&mut take, &Header::default()), (1, most));
     }
 }
