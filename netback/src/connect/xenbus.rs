@@ -253,7 +253,11 @@ fn queue<S: Store + ?Sized>(keys: &Keys<'_, S>) -> Result<QueueKeys, Error> {
     let (tx, rx) = (ring(&keys::TX_RING_REF)?, ring(&keys::RX_RING_REF)?);
     let split = keys.number(keys::EVENT_CHANNEL_TX.name, 1..=u32::MAX)?;
     let ports = match split.map(EventPort) {
-        Some(tx) => Ports::Split { tx, rx: port(keys, keys::EVENT_CHANNEL_RX.name)? },
+        // Linux's backend (v6.1) takes the same port in both keys for one channel, as it is.
+        Some(tx) => match port(keys, keys::EVENT_CHANNEL_RX.name)? {
+            rx if rx == tx => Ports::Both(tx),
+            rx => Ports::Split { tx, rx },
+        },
         None => Ports::Both(port(keys, keys::EVENT_CHANNEL.name)?),
     };
     Ok(QueueKeys { tx, rx, ports })

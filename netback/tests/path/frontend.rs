@@ -283,6 +283,10 @@ fn keys_are_read_with_their_ranges() {
         let good = KEYS.iter().find(|(each, _)| *each == key).unwrap().1;
         write(key, good);
     }
+    write("event-channel-rx", "10");
+    let both = xenbus::QueueKeys { ports: Ports::Both(EventPort(10)), ..queue };
+    assert_eq!(read().unwrap().queues, [both], "one channel, said twice");
+    write("event-channel-rx", "11");
     assert!(read().is_ok());
     assert!(matches!(xenbus::connect(&seat, &back, &read().unwrap()), Err(Error::Peer(_))));
 }
