@@ -125,9 +125,14 @@ where
     ) -> Result<Self, PeerFault> {
         let Link { tx, rx, channels } = link;
         let most = serving.rx.packets.saturating_add(tx::BATCH);
+        let (tx, rx) = (Receive::attach(tx, peer)?, Post::attach(rx, peer)?);
+        // From here on, and not only once this queue's thread runs: others may run already.
+        if let Some(inbox) = serving.inbox(number) {
+            inbox.open(Arc::clone(&control));
+        }
         Ok(Self {
-            tx: Tx::new(Receive::attach(tx, peer)?),
-            rx: Rx::new(Post::attach(rx, peer)?, features, &serving.rx),
+            tx: Tx::new(tx),
+            rx: Rx::new(rx, features, &serving.rx),
             number,
             pool: Pool::new(most),
             arrived: VecDeque::with_capacity(serving.rx.packets),
@@ -150,18 +155,12 @@ where
     pub fn run(mut self) -> Ended {
         // A panic is a defect of ours, but one device's: whoever waits for this end is told, and the
         // other devices go on.
-        if let Some(inbox) = self.serving.inbox(self.number) {
-            inbox.open(Arc::clone(&self.control));
-        }
         let ended = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
             Ok(Ok(ended)) => ended,
             Ok(Err(Broken::Peer(fault))) => Ended::Fault(fault),
             Ok(Err(Broken::Host(error))) => Ended::Failed(error),
             Err(_) => Ended::Failed(HostError::new("serve a queue: it panicked", libc::EIO)),
         };
-        if let Some(inbox) = self.serving.inbox(self.number) {
-            inbox.close();
-        }
         if self.stalled {
             // Whoever comes next finds the link as it is at first.
             self.serving.stall(false);
@@ -282,6 +281,14 @@ where
         }
         self.polling.woken(now_ns());
         Ok(())
+    }
+}
+
+impl<U: Using, C, P> Drop for Queue<U, C, P> {
+    fn drop(&mut self) {
+        if let Some(inbox) = self.serving.inbox(self.number) {
+            inbox.close();
+        }
     }
 }
 

@@ -51,8 +51,8 @@ impl Shape {
         }
         bytes.extend((0..self.payload).map(|n| (n as u8) ^ (n >> 8) as u8 ^ self.seed));
         pseudo.extend(&bytes[self.transport()..]);
-        let sum = checksum(&pseudo);
         let at = self.transport() + if self.tcp { 16 } else { 6 };
+        let sum = written(checksum(&pseudo), self.tcp);
         bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         bytes
     }
@@ -76,8 +76,14 @@ pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     }
 }
 
+/// How a checksum is written: what has two forms, zero and all ones, is never zero in UDP, where that would
+/// say that there is none.
+fn written(sum: u16, tcp: bool) -> u16 {
+    if tcp && sum == 0xFFFF { 0 } else { sum }
+}
+
 /// Completes a checksum as whoever reads the header has to.
 pub(crate) fn complete(packet: &mut [u8], start: usize, offset: usize) {
-    let sum = checksum(&packet[start..]);
+    let sum = written(checksum(&packet[start..]), offset == 16);
     packet[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());
 }
