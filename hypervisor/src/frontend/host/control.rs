@@ -34,11 +34,8 @@ where
             let mut control = Control { device: Device::new(directory, kind), shared };
             if let Err(error) = control.run() {
                 let ending = Ending::Broken(error.to_string());
-                control.follow(Step::End(ending.clone()));
-                control.shared.change(|status| {
-                    status.phase = Phase::Closed;
-                    status.ending = Some(ending);
-                });
+                control.follow(Step::End(ending));
+                control.shared.change(|status| status.phase = Phase::Closed);
             }
         })
         .map_err(|error| HostError::from_io("start a thread", &error))
@@ -116,7 +113,7 @@ impl<H: Host, K: Kind<H>, L: Lanes<H, K>> Control<H, K, L> {
         Ok(())
     }
 
-    /// Does what the device says.
+    /// Does what the device says. Who is woken by it looks at the status, which therefore says it first.
     fn follow(&mut self, step: StepOf<H, K>) {
         let shared = Arc::clone(&self.shared);
         match step {
@@ -127,6 +124,7 @@ impl<H: Host, K: Kind<H>, L: Lanes<H, K>> Control<H, K, L> {
                 tracing::info!("connected");
             }
             Step::Update(info) => {
+                shared.change(|status| status.info = Some(info.clone()));
                 shared.lanes.update(info);
                 tracing::info!("the device changed");
             }
@@ -136,6 +134,7 @@ impl<H: Host, K: Kind<H>, L: Lanes<H, K>> Control<H, K, L> {
                 tracing::warn!("the backend is gone; waiting for one to come back");
             }
             Step::End(ending) => {
+                shared.change(|status| status.ending = Some(ending.clone()));
                 let links = shared.lanes.end(&ending);
                 self.device.retire(&shared.platform, links);
                 tracing::info!("{ending}");
