@@ -125,14 +125,9 @@ where
     ) -> Result<Self, PeerFault> {
         let Link { tx, rx, channels } = link;
         let most = serving.rx.packets.saturating_add(tx::BATCH);
-        let (tx, rx) = (Receive::attach(tx, peer)?, Post::attach(rx, peer)?);
-        // From here on, and not only once this queue's thread runs: others may run already.
-        if let Some(inbox) = serving.inbox(number) {
-            inbox.open(Arc::clone(&control));
-        }
         Ok(Self {
-            tx: Tx::new(tx),
-            rx: Rx::new(rx, features, &serving.rx),
+            tx: Tx::new(Receive::attach(tx, peer)?),
+            rx: Rx::new(Post::attach(rx, peer)?, features, &serving.rx),
             number,
             pool: Pool::new(most),
             arrived: VecDeque::with_capacity(serving.rx.packets),
@@ -281,14 +276,6 @@ where
         }
         self.polling.woken(now_ns());
         Ok(())
-    }
-}
-
-impl<U: Using, C, P> Drop for Queue<U, C, P> {
-    fn drop(&mut self) {
-        if let Some(inbox) = self.serving.inbox(self.number) {
-            inbox.close();
-        }
     }
 }
 

@@ -99,12 +99,20 @@ where
     let control = Control::new()?;
     let stats = Arc::clone(&parts.stats);
     let theirs = Arc::clone(&control);
+    let (serving, number) = (Arc::clone(&parts.serving), parts.number);
+    // From here on, and not only once this queue's thread runs: others may run already.
+    if let Some(inbox) = serving.inbox(number) {
+        inbox.open(Arc::clone(&control));
+    }
     let thread = std::thread::Builder::new()
         .name(parts.name.clone())
         .spawn(move || {
             // Whoever waits for this end is told of it, even of a panic before the loop.
             let serve = AssertUnwindSafe(|| serve(parts, theirs, port));
             let ended = catch_unwind(serve).unwrap_or_else(|_| Ended::Failed(panicked()));
+            if let Some(inbox) = serving.inbox(number) {
+                inbox.close();
+            }
             at_end(&ended);
             ended
         })
