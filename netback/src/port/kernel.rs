@@ -46,7 +46,7 @@ impl Kernel {
         let mut ring = Ring::new(depth)
             .map_err(|error| HostError::new("make a ring for a port", error.errno))?;
         let add = |error| HostError::from_io("register a port with a ring of the kernel", &error);
-        let id = ring.add_file(file).map_err(add)?;
+        let id = ring.add_packets(file).map_err(add)?;
         let watch = ring.watch(file).map_err(add)?;
         Ok(Self {
             ring,

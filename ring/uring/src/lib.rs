@@ -9,6 +9,7 @@
 //! Units: bytes; errors are positive `errno` values.
 
 mod buffers;
+mod direct;
 mod files;
 mod operation;
 mod ring;

@@ -24,7 +24,8 @@ pub enum Operation {
     },
     /// Fill the buffers with one packet of a file that has packets, such as a TAP or a packet
     /// socket, if one is there: `EAGAIN` where none is, at once, and a result that is short is a
-    /// packet's. What was begun first gets the packet that came first.
+    /// packet's. What was begun first gets the packet that came first. Such a file is registered by
+    /// [`add_packets`](crate::Ring::add_packets).
     Receive {
         /// The file.
         file: FileId,

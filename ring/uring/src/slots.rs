@@ -70,9 +70,13 @@ impl<T: Buffers> Slots<T> {
         self.slots.len().saturating_sub(self.free.len())
     }
 
-    /// Takes an operation in and says what to ask of the kernel; gives it back where no slot is
-    /// free.
-    pub(crate) fn begin(&mut self, operation: Operation, held: T) -> Result<squeue::Entry, T> {
+    /// Takes an operation in and says in which slot it is, and what to ask of the kernel; gives it
+    /// back where no slot is free.
+    pub(crate) fn begin(
+        &mut self,
+        operation: Operation,
+        held: T,
+    ) -> Result<(u32, squeue::Entry), T> {
         let Some(&index) = self.free.last() else { return Err(held) };
         let total = held.pieces().iter().map(|piece| u64::from(piece.len)).sum();
         let slot = Slot { held, operation, total, done: 0, retries: 0 };
@@ -84,7 +88,20 @@ impl<T: Buffers> Slots<T> {
         let entry = entry(&slot, iovecs, self.fixed).user_data(u64::from(index));
         *place = Some(slot);
         self.free.pop();
-        Ok(entry)
+        Ok((index, entry))
+    }
+
+    /// The operation in slot `index`.
+    pub(crate) fn operation(&self, index: u32) -> Option<Operation> {
+        Some(self.slots.get(index as usize)?.as_ref()?.operation)
+    }
+
+    /// The operation in slot `index`, and the bytes that are left of it.
+    pub(crate) fn runs(&mut self, index: u32) -> Option<(Operation, &[iovec])> {
+        let slot = self.slots.get(index as usize)?.as_ref()?;
+        let iovecs = self.iovecs.get_mut(index as usize)?;
+        gather(slot, iovecs, 0);
+        Some((slot.operation, iovecs))
     }
 
     /// Takes in what the kernel says of the operation in slot `index`; nothing where that slot is
