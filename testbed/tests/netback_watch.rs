@@ -135,9 +135,14 @@ fn a_script_finds_the_interface_and_its_word_is_waited_for() {
     let script = Some("/etc/xen/scripts/vif-bridge".into());
     let vif = stage.make(guest.id, &VifSpec { script, name: Some("web0".into()), ..on_bridge() });
     stage.libxl.reaches(&vif.back, State::InitWait).unwrap();
-    // As vif-bridge does it, to an interface that is there by now, and not on the bridge yet.
-    assert_eq!(stage.master("web0"), None);
+    // As vif-bridge does it, to an interface that is there by now, and not on the bridge yet. It would
+    // refuse one that has its other name already, and the kernel lets none be renamed that is up.
+    let usual = format!("vif{}.0", guest.id);
+    assert!(stage.lan.host.link("web0").is_none());
+    assert_eq!(stage.master(&usual), None);
+    stage.lan.host.ip(["link", "set", &usual, "name", "web0"]).unwrap();
     stage.lan.host.ip(["link", "set", "web0", "master", BRIDGE]).unwrap();
+    stage.lan.host.ip(["link", "set", "web0", "up"]).unwrap();
     until("the guest is there", || {
         let state = stage.libxl.state(&vif.front)?;
         Ok(matches!(state, State::Initialised | State::Connected))
@@ -147,6 +152,9 @@ fn a_script_finds_the_interface_and_its_word_is_waited_for() {
     stage.libxl.set(&format!("{}/hotplug-status", vif.back), "connected").unwrap();
     guest.meet();
     guest.namespace.until_answered(&v4(1), 56).unwrap();
+    let device = stage.lan.ctl(&["list"]).unwrap()[0].clone();
+    assert_eq!((&device["interface"], &device["bridge"]), (&"web0".into(), &BRIDGE.into()));
+    assert!(stage.lan.host.link(&usual).is_none());
     // A script is not run again for the next process: what it did stays.
     let before = stage.process().unwrap();
     kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();

@@ -2,9 +2,9 @@
 //!
 //! What can be read is read here; what changes the device goes to its own thread.
 
-use std::process;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, process};
 
 use hypervisor::backend::{Board, Slot};
 use hypervisor::daemon::control::Desk;
@@ -67,14 +67,17 @@ impl DeviceDesk {
         let status = self.board.read();
         let (tx, rx) = self.vif.rates();
         let policy = self.vif.policy();
-        let bridge = match &policy.uplink {
-            Uplink::Tap { bridge, .. } => bridge.as_ref().map(ToString::to_string),
-            Uplink::Packet(_) => None,
+        let interface = self.vif.interface();
+        // A script may have put it there, and anybody elsewhere.
+        let bridge = match (&policy.uplink, &interface) {
+            (Uplink::Tap { .. }, Some(name)) => bridge_of(name),
+            (Uplink::Tap { bridge, .. }, None) => bridge.as_ref().map(ToString::to_string),
+            (Uplink::Packet(_), _) => None,
         };
         Device {
             pid: process::id(),
             devid: self.number,
-            interface: self.vif.interface(),
+            interface,
             bridge,
             mac: Shown(self.mac).to_string(),
             mtu: policy.mtu,
@@ -106,6 +109,12 @@ impl DeviceDesk {
         let (tx, rx) = self.vif.rates();
         value(&Limits::of(tx, rx))
     }
+}
+
+/// The bridge that an interface of this network is on.
+fn bridge_of(interface: &str) -> Option<String> {
+    let bridge = fs::read_link(format!("/sys/class/net/{interface}/brport/bridge")).ok()?;
+    Some(bridge.file_name()?.to_string_lossy().into_owned())
 }
 
 fn value<T: Serialize>(thing: &T) -> Result<Value, String> {

@@ -2,7 +2,8 @@
 //!
 //! Before: the command line, or a toolstack. After: `port`. A TAP is there from before a frontend hears of the
 //! device until the device is no more, whoever connects meanwhile: bridges, scripts and addresses of the
-//! host's hang on it. It has one queue then, and as many as the frontend uses while one is
+//! host's hang on it. A script may give it another name, as stock ones do, and brings it up itself. It
+//! has one queue then, and as many as the frontend uses while one is
 //! connected; its link is up only then.
 
 use std::fs::File;
@@ -29,6 +30,9 @@ pub enum Uplink {
         name: Option<Name>,
         /// The bridge that it is put on.
         bridge: Option<Name>,
+        /// Whether it is brought up here. Where a script does that, it is left down: the kernel lets no
+        /// interface be renamed that is up.
+        up: bool,
         /// Whether it outlives this process, for the next one to go on with.
         kept: bool,
     },
@@ -68,7 +72,7 @@ impl Uplink {
         pcap: Option<&PathBuf>,
     ) -> Result<Open, Error> {
         let behind = match self {
-            Self::Tap { name, bridge, kept } => {
+            Self::Tap { name, bridge, up, kept } => {
                 let name = match name {
                     Some(name) => name.clone(),
                     None => Name::new(&format!("vif{guest}.{number}"))?,
@@ -77,7 +81,11 @@ impl Uplink {
                     bridge.demand("--bridge")?;
                 }
                 let tap = Tap::open(name, 1)?;
-                tap.set_up(mtu)?;
+                if *up {
+                    tap.set_up(mtu)?;
+                } else {
+                    tap.dress(mtu)?;
+                }
                 tap.set_carrier(false)?;
                 if let Some(bridge) = bridge {
                     tap.join(bridge)?;
@@ -115,10 +123,10 @@ impl Uplink {
 impl Open {
     /// The host's interface.
     #[must_use]
-    pub const fn name(&self) -> &Name {
+    pub fn name(&self) -> Name {
         match &self.behind {
             Behind::Tap(tap) => tap.name(),
-            Behind::Packet(name) => name,
+            Behind::Packet(name) => name.clone(),
         }
     }
 
@@ -133,7 +141,7 @@ impl Open {
             Behind::Tap(tap) => {
                 let further = match queues.checked_sub(1) {
                     Some(0) | None => None,
-                    Some(further) => Some(Tap::open(tap.name().clone(), further)?),
+                    Some(further) => Some(Tap::open(tap.name(), further)?),
                 };
                 tap.serve(features)?;
                 for each in std::iter::once(tap).chain(&further) {

@@ -2,8 +2,8 @@
 //!
 //! libxl writes, in the backend's directory, `mac`, `mtu`, `bridge`, `rate`, `script`, `ip` (the guest's
 //! addresses, where its configuration has any) and `vifname` (what the host's interface is to be called). Its
-//! script finds the interface by its name and puts it where it belongs; where there is none, that is
-//! done here.
+//! script finds the interface as `vifDOMID.DEVID`, renames it and puts it where it belongs; where there
+//! is none, that is done here.
 //!
 //! Before: `hypervisor::backend::adopt`. After: the uplink. Trust: these keys are the toolstack's, and
 //! what is wrong with them is a [`ConfigError`] for whoever wrote the guest's configuration; of the
@@ -29,7 +29,8 @@ pub struct Wish {
     pub mac: Mac,
     /// The largest payload of a packet, where it is said.
     pub mtu: Option<u16>,
-    /// What the host's interface is to be called, where that is said.
+    /// What the host's interface is called, where not after guest and device: what was asked for, once
+    /// whoever sees to that has done so.
     pub name: Option<Name>,
     /// The bridge, where it is for us to put the interface on it.
     pub bridge: Option<Name>,
@@ -85,6 +86,12 @@ impl Wish {
             }
             None => None,
         };
-        Ok(Self { mac: mac.0, mtu, name: name("vifname")?, bridge, addresses })
+        let called = name("vifname")?;
+        // Stock scripts rename what they find under the usual name, and refuse what has the other one.
+        let name = match device.hotplug {
+            Hotplug::Foreign if Hotplug::is_awaited(&read("hotplug-status")?) => None,
+            _ => called,
+        };
+        Ok(Self { mac: mac.0, mtu, name, bridge, addresses })
     }
 }

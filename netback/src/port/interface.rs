@@ -142,6 +142,13 @@ pub(super) fn attach_tap(name: &Name) -> Result<OwnedFd, HostError> {
     Ok(file.into())
 }
 
+/// What a TAP is called now: somebody may have given it another name.
+pub(super) fn name_of(tap: BorrowedFd<'_>) -> Result<Name, Errno> {
+    let mut request = Request { name: [0; NAME], value: [0; 24] };
+    ask(tap, libc::TUNGETIFF, &mut request)?;
+    Ok(Name(request.name))
+}
+
 /// Says which offloads whoever reads from a TAP takes (`TUN_F_*`).
 pub(super) fn set_offloads(tap: BorrowedFd<'_>, name: &Name, flags: u32) -> Result<(), HostError> {
     // SAFETY: the argument of this request is the number itself.

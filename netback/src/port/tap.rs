@@ -47,22 +47,30 @@ impl Tap {
         Ok(Self { name, queues })
     }
 
-    /// Its name.
+    /// Its name: the one that it has now, which need not be the one that it was made with.
     #[must_use]
-    pub const fn name(&self) -> &Name {
-        &self.name
+    pub fn name(&self) -> Name {
+        let now = self.queues.first().and_then(|queue| interface::name_of(queue.as_fd()).ok());
+        now.unwrap_or_else(|| self.name.clone())
     }
 
-    /// Gives it the host's [`MAC`] and `mtu`, and brings it up.
+    /// Gives it the host's [`MAC`] and `mtu`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn dress(&self, mtu: Option<u16>) -> Result<(), HostError> {
+        interface::set_mac(&self.name, MAC)?;
+        mtu.map_or(Ok(()), |mtu| interface::set_mtu(&self.name, mtu))
+    }
+
+    /// Brings it up, so dressed.
     ///
     /// # Errors
     ///
     /// The kernel refuses.
     pub fn set_up(&self, mtu: Option<u16>) -> Result<(), HostError> {
-        interface::set_mac(&self.name, MAC)?;
-        if let Some(mtu) = mtu {
-            interface::set_mtu(&self.name, mtu)?;
-        }
+        self.dress(mtu)?;
         interface::bring_up(&self.name)
     }
 

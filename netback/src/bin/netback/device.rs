@@ -125,7 +125,8 @@ fn policy(options: &Serve, wish: &Wish, hotplug: Hotplug) -> netback::device::Po
         Hotplug::Ours | Hotplug::Foreign => None,
     };
     // Whoever put it somewhere does so once, and not for each process of ours.
-    policy.uplink = Uplink::Tap { name: wish.name.clone(), bridge, kept: true };
+    let up = hotplug == Hotplug::None;
+    policy.uplink = Uplink::Tap { name: wish.name.clone(), bridge, up, kept: true };
     policy.mtu = wish.mtu;
     if let Some(addresses) = &wish.addresses {
         policy.sources.addresses = Some(addresses.clone());

@@ -137,7 +137,7 @@ pub(crate) fn policy(options: &Serve, mac: Mac) -> Policy {
         Some(name) => Uplink::Packet(name.clone()),
         None => {
             let (name, bridge) = (options.tap.clone(), options.bridge.clone());
-            Uplink::Tap { name, bridge, kept: false }
+            Uplink::Tap { name, bridge, up: true, kept: false }
         }
     };
     let mut policy = Policy::new(uplink);
