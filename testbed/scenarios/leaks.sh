@@ -11,12 +11,8 @@
 # mappings, descriptors and memory (the least of several samples; what came before the first measurement warmed it up).
 disks=${LEAKS_DISKS:-20} connects=${LEAKS_CONNECTS:-200} lives=${LEAKS_LIVES:-20} slack_kib=1024
 
-grants() {
-    xl dmesg -c >/dev/null
-    xl debug-keys g
-    xl dmesg -c | awk '/grant-table for remote d/ { theirs = !/ d0 / } theirs && /\[0x[0-9a-f]+\]/ { sum++ } END { print sum + 0 }'
-}
-channels() { "$(dirname /usr/lib/xen-*/bin/xl)/lsevtchn" 0 | wc -l; }
+grants() { mapped_grants; }
+channels() { open_channels; }
 descriptors() { find "/proc/$ours/fd" -type l | wc -l; }
 mappings() { grep -c /dev/xen/gntdev "/proc/$ours/maps" || true; }
 processes() { pgrep -c -x blkback; }

@@ -10,6 +10,7 @@
 #   guest_start NAME pv|pvh [OPTION...] [DISK...]    a guest, until it answers; DISK as xl(1) has it
 #        --memory MIB (512)  --vcpus N (1)  --root DEVICE (boot from it)  --append TEXT (kernel command line)
 #        --config LINE (of the xl configuration)  --without MODULE (not loaded at start)
+#        --vif SPEC (an interface as xl(1) has it)
 #   guest_ready NAME                  waits until it answers, say after a reboot
 #   guest_run NAME COMMANDS           runs them in the guest (bash); prints what they printed, has their status
 #   guest_spawn NAME TAG COMMANDS     the same, without waiting
@@ -22,8 +23,17 @@
 #   image NAME SIZE                   makes a sparse image in /work; prints its path
 #   allocated FILE                    bytes that a file occupies
 #   serve TAG OPTION...               blkback with these options until unserve, ready for devices; log: /logs/blkback-TAG.log
+#   serve_net TAG OPTION...           the same with netback
 #   unserve TAG                       tells it to end, and fails unless it ends well
 #   ours VDEV IMAGE [ACCESS]          a DISK that blkback serves, where it watches; ACCESS is rw or ro
+#   guest_module NAME MODULE...       loads modules that lie in the guest, with those that they need
+#   bridge NAME ADDRESS...            makes a bridge in Dom0 with these addresses, each with its length
+#   iperf_server [COMMAND...]         an iperf3 in Dom0 for the others, by COMMAND (ip netns exec NAME)
+#   iperf NAME ADDRESS [OPTION...]    iperf3 in the guest; prints what was received: Mbit/s, and what was lost of UDP
+#   answers NAME ADDRESS [OPTION...]  fails unless ten pings of the guest's are answered; the first ones do not count
+#   fetched FROM ADDRESS TO           fails unless TO gets 8 MiB from FROM there as they are; both are what runs a line
+#                                     of shell: 'guest_run NAME', 'bash -c', 'ip netns exec NAME bash -c'
+#   mapped_grants, open_channels      what Xen counts: pages of guests that somebody has mapped, Dom0's event channels
 #   power_cut                         the host ends the whole machine now; the next stage boots
 #
 # STAGE says which stage this is, /work is the disk that stays over stages, /logs is kept by the host,
@@ -61,22 +71,26 @@ image() {
 }
 allocated() { echo $(($(stat -c '%b * %B' "$1"))); }
 
-declare -A SERVED
-serve() {
-    local tag=$1 log=/logs/blkback-$1.log
-    shift
-    cp /bed/hotplug/block-domkit /etc/xen/scripts/
-    say "blkback $*"
-    blkback "$@" </dev/null >"$log" 2>&1 3>&- &
-    SERVED[$tag]=$!
+declare -A SERVED SERVED_BY
+_serve() {
+    local program=$1 tag=$2 log=/logs/$1-$2.log
+    shift 2
+    say "$program $*"
+    "$program" "$@" </dev/null >"$log" 2>&1 3>&- &
+    SERVED[$tag]=$! SERVED_BY[$tag]=$program
     wait_for 60 "grep -q '^ready' '$log' || ! kill -0 ${SERVED[$tag]}"
-    grep -q '^ready' "$log" || fail "blkback $*: $(cat "$log")"
+    grep -q '^ready' "$log" || fail "$program $*: $(cat "$log")"
 }
+serve() {
+    cp /bed/hotplug/block-domkit /etc/xen/scripts/
+    _serve blkback "$@"
+}
+serve_net() { _serve netback "$@"; }
 unserve() {
-    local status=0
+    local status=0 program=${SERVED_BY[$1]}
     kill "${SERVED[$1]}"
     wait "${SERVED[$1]}" || status=$?
-    [ "$status" = 0 ] || fail "blkback ($1) ended with $status: $(tail -n 3 "/logs/blkback-$1.log")"
+    [ "$status" = 0 ] || fail "$program ($1) ended with $status: $(tail -n 3 "/logs/$program-$1.log")"
 }
 ours() { echo "script=block-domkit,format=raw,vdev=$1,access=${3:-rw},target=$2"; }
 
@@ -87,7 +101,7 @@ power_cut() {
 }
 
 guest_start() {
-    local name=$1 type=$2 memory=512 vcpus=1 append='' root='' config=() disks=() without=()
+    local name=$1 type=$2 memory=512 vcpus=1 append='' root='' config=() disks=() vifs=() without=()
     shift 2
     while [ $# -gt 0 ]; do
         case $1 in
@@ -95,6 +109,7 @@ guest_start() {
         --vcpus) vcpus=$2 && shift ;;
         --root) root=$2 && shift ;;
         --append) append=$2 && shift ;;
+        --vif) vifs+=("$2") && shift ;;
         --config) config+=("$2") && shift ;;
         --without) without+=("$2") && shift ;;
         -*) fail "guest_start: no option $1" ;;
@@ -118,6 +133,9 @@ guest_start() {
         echo "vcpus = $vcpus"
         echo "disk = ["
         [ ${#disks[@]} -eq 0 ] || printf '  "%s",\n' "${disks[@]}"
+        echo "]"
+        echo "vif = ["
+        [ ${#vifs[@]} -eq 0 ] || printf '  "%s",\n' "${vifs[@]}"
         echo "]"
         [ ${#config[@]} -eq 0 ] || printf '%s\n' "${config[@]}"
     } >"/run/bed/$name.cfg"
@@ -251,3 +269,78 @@ disk_detach() {
     xl block-detach "$1" "$2" 2>>/logs/disks.log ||
         fail "xl block-detach $1 $2: $(tail -n 5 /logs/disks.log)"
 }
+
+guest_module() {
+    local name=$1
+    shift
+    guest_run "$name" "for module in $*; do
+            for each in \$(sed -n \"s/^\$module //p\" /spare); do
+                [ -d /sys/module/\$each ] || insmod /modules/\$each.ko || exit
+            done
+        done" || fail "guest $name does not load $*"
+}
+
+bridge() {
+    local name=$1 address
+    shift
+    ip link add "$name" type bridge forward_delay 0
+    ip link set "$name" up
+    for address in "$@"; do
+        # An address of IPv6 is looked for elsewhere first, unless told otherwise.
+        case $address in
+        *:*) ip addr add "$address" dev "$name" nodad ;;
+        *) ip addr add "$address" dev "$name" ;;
+        esac
+    done
+}
+
+iperf_server() {
+    "$@" iperf3 -s </dev/null >>/logs/iperf3.log 2>&1 3>&- &
+}
+iperf() {
+    local name=$1 said status
+    shift
+    for _ in 1 2 3 4 5; do
+        status=0
+        said=$(guest_run "$name" "iperf3 -f m -c $*") || status=$?
+        # It serves one after the other, and may not have noticed that the last one ended.
+        [ "$status" != 0 ] && [[ $said == *busy* ]] || break
+        sleep 1
+    done
+    echo "iperf3 -c $*: $said" >>/logs/iperf3.log
+    [ "$status" = 0 ] || fail "iperf3 -c $* in $name: $(tail -n 3 <<<"$said" | tr '\n' ' ')"
+    awk '/receiver/ {
+            rate = lost = ""
+            for (n = 2; n <= NF; n++) {
+                if ($n == "Mbits/sec") rate = $(n - 1)
+                if ($n ~ /%\)$/) lost = ", lost " $(n - 1) " " $n
+            }
+        } END { if (rate + 0 == 0) exit 1; print rate " Mbit/s" lost }' <<<"$said" ||
+        fail "iperf3 -c $* in $name: nothing was received: $(tail -n 3 <<<"$said" | tr '\n' ' ')"
+}
+
+answers() {
+    local said
+    # Bridges, and tables of neighbours, may lose the first ones.
+    said=$(guest_run "$1" "for _ in \$(seq 30); do ping -n -q -c 1 -W 1 ${*:2} >/dev/null && break; done
+        ping -n -q -c 10 -i 0.1 -W 10 ${*:2}") || fail "guest $1 has no answer of ${*:2}: $said"
+    expect_has "guest $1, ping ${*:2}" "$said" " 0% packet loss"
+}
+
+fetched() {
+    local sum got
+    sum=$($1 'mkdir -p /tmp/www && cd /tmp/www || exit
+        [ -e data ] || dd if=/dev/urandom of=data bs=1M count=8 status=none
+        # Once for each network.
+        busybox httpd -p 8000 -h /tmp/www </dev/null >/dev/null 2>&1 3>&- || true
+        sha256sum <data')
+    got=$($3 "busybox wget -q -O - http://$2:8000/data | sha256sum")
+    expect "what was fetched from $2" "$got" "$sum"
+}
+
+mapped_grants() {
+    xl dmesg -c >/dev/null
+    xl debug-keys g
+    xl dmesg -c | awk '/grant-table for remote d/ { theirs = !/ d0 / } theirs && /\[0x[0-9a-f]+\]/ { sum++ } END { print sum + 0 }'
+}
+open_channels() { "$(dirname /usr/lib/xen-*/bin/xl)/lsevtchn" 0 | wc -l; }

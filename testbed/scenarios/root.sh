@@ -9,7 +9,7 @@ expected() { (cd "$1" && find "$tree" -type f -print0 | sort -z | xargs -0 cksum
 # A root with Debian's bash, coreutils and the like: what guests otherwise have in memory.
 mkdir /run/root
 (cd /run/root && for part in /boot/guest.cpio /bed/guest.cpio; do busybox cpio -idmu <"$part" 2>/dev/null; done)
-rm -r /run/root/load /run/root/modules
+rm -r /run/root/load /run/root/spare /run/root/modules
 mkdir -p /run/root/busybox
 chroot /run/root /bin/busybox --install -s /busybox
 disk=$(image root.img 512M)

@@ -27,7 +27,8 @@ pub enum Build {
 }
 
 /// The members whose programs stand alone in a guest.
-const GUEST: [&str; 3] = ["domkit-hypervisor", "domkit-blkback", "domkit-blkfront"];
+const GUEST: [&str; 5] =
+    ["domkit-hypervisor", "domkit-blkback", "domkit-blkfront", "domkit-netback", "domkit-netfront"];
 
 /// Builds the binary or shared library `target` of `package` (without the prefix that names carry
 /// outside) and answers where it lies.

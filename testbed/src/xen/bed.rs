@@ -86,8 +86,13 @@ impl Bed {
 
 /// What determines a bed, besides the packages' versions.
 fn recipe_key() -> String {
-    let lists: [&[&str]; 4] =
-        [&recipe::PACKAGES, &recipe::DOM0_MODULES, &recipe::GUEST_MODULES, &recipe::GUEST_PROGRAMS];
+    let lists: [&[&str]; 5] = [
+        &recipe::PACKAGES,
+        &recipe::DOM0_MODULES,
+        &recipe::GUEST_MODULES,
+        &recipe::GUEST_SPARE_MODULES,
+        &recipe::GUEST_PROGRAMS,
+    ];
     let lists: Vec<String> = lists.iter().map(|list| list.join(" ")).collect();
     cache::key([LAYOUT, IMAGE_SIZE].into_iter().chain(lists.iter().map(String::as_str)))
 }
@@ -247,10 +252,19 @@ fn guest_initramfs(root: &Root, kernel: &Kernel) -> Result<Archive> {
         archive.file(&format!("modules/{name}.ko"), 0o644, &fs::read(&file)?)?;
         load += &format!("{name} /modules/{name}.ko\n");
     }
-    for (name, file) in modules(kernel, &recipe::GUEST_SPARE_MODULES)? {
+    archive.file("load", 0o644, load.as_bytes())?;
+    // Each with those that it needs, in order, for the verb `guest_module`.
+    let (mut spare, mut there) = (String::new(), BTreeSet::new());
+    for module in recipe::GUEST_SPARE_MODULES {
+        let needed = modules(kernel, &[module])?;
+        let names: Vec<_> = needed.iter().map(|(name, _)| name.as_str()).collect();
+        spare += &format!("{module} {}\n", names.join(" "));
+        there.extend(needed);
+    }
+    for (name, file) in there {
         archive.file(&format!("modules/{name}.ko"), 0o644, &fs::read(&file)?)?;
     }
-    archive.file("load", 0o644, load.as_bytes())?;
+    archive.file("spare", 0o644, spare.as_bytes())?;
     archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/bash\n")?;
     archive.device("dev/console", 0o600, 5, 1);
     Ok(archive)

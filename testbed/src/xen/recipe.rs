@@ -1,7 +1,7 @@
 //! What Dom0 and its guests are made of.
 
 /// Packages of Dom0's root image, beside Xen's own. Those they depend on come along.
-pub(super) const PACKAGES: [&str; 26] = [
+pub(super) const PACKAGES: [&str; 29] = [
     "xenstore-utils",
     "linux-image-amd64",
     "qemu-system-xen",
@@ -24,6 +24,9 @@ pub(super) const PACKAGES: [&str; 26] = [
     "busybox-static",
     "iproute2",
     "bridge-utils",
+    "iputils-ping",
+    "ethtool",
+    "tcpdump",
     "base-files",
     "procps",
     "strace",
@@ -46,10 +49,10 @@ pub(super) const GUEST_MODULES: [&str; 7] = [
 ];
 
 /// What else lies in a guest's /modules, for `insmod`.
-pub(super) const GUEST_SPARE_MODULES: [&str; 2] = ["loop", "nbd"];
+pub(super) const GUEST_SPARE_MODULES: [&str; 4] = ["loop", "nbd", "tun", "8021q"];
 
 /// The guest's programs, with the libraries that they load. All else is busybox's.
-pub(super) const GUEST_PROGRAMS: [&str; 20] = [
+pub(super) const GUEST_PROGRAMS: [&str; 24] = [
     "bash",
     "fio",
     "mke2fs",
@@ -70,4 +73,8 @@ pub(super) const GUEST_PROGRAMS: [&str; 20] = [
     "resize2fs",
     "tar",
     "kmod",
+    "ip",
+    "ping",
+    "iperf3",
+    "ethtool",
 ];
