@@ -17,6 +17,7 @@ pub mod memory;
 pub mod null;
 mod offload;
 mod pieces;
+mod promptly;
 mod sleep;
 pub mod uring;
 

@@ -1,16 +1,16 @@
 //! An image through io_uring.
 //!
 //! All that a queue takes on between two kicks goes to the kernel in one call; completions and the
-//! guest's event come back by the same ring. Only what io_uring would hand to a worker for nothing,
-//! copies to and from a file that lies in memory ([`Transfers::Resident`]), is done on this thread
-//! at once: the worker's wake-up costs several times the copy.
+//! guest's event come back by the same ring. Only what io_uring would hand to a worker for nothing is
+//! done on this thread at once: copies to and from a file that lies in memory
+//! ([`Transfers::Resident`]), and writes into the page cache while they are no more than copies.
 //!
 //! A flush goes to a worker of the kernel, as `fdatasync` has no asynchronous form; the queue goes on
 //! meanwhile. Nothing here orders it with writes under way: whoever submits does.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::uring::{Buffers, Completed, FileId, Operation as Asked, Ring, Unavailable, WatchId};
 use hypervisor::HostError;
@@ -19,6 +19,7 @@ use crate::engine::blocking::{file_of, flush, transfer, whole};
 use crate::engine::held::Held;
 use crate::engine::offload::Offload;
 use crate::engine::pieces::{self, Way};
+use crate::engine::promptly::{Pace, Times};
 use crate::engine::{Engine, Finished, Operation, Woken};
 use crate::image::{Kind, Media, Transfers};
 
@@ -58,6 +59,8 @@ pub struct Uring<T: Buffers> {
     fixed: Option<bool>,
     /// Transfers that the kernel has not been given yet.
     unkicked: u32,
+    pace: Pace,
+    times: Times,
 }
 
 impl<T: Buffers> Uring<T> {
@@ -83,6 +86,8 @@ impl<T: Buffers> Uring<T> {
             offload: None,
             fixed: None,
             unkicked: 0,
+            pace: Pace::default(),
+            times: Times::new(),
         })
     }
 
@@ -98,20 +103,38 @@ impl<T: Buffers> Uring<T> {
 
     /// Does at once what would cost more to hand over; gives back what is not of that kind.
     fn at_once(&mut self, operation: Operation, held: T) -> Option<T> {
-        let (Transfers::Resident, Some(file)) =
-            (self.media.transfers(), self.media.file(self.queue))
-        else {
-            return Some(held);
-        };
-        let result = match operation {
-            Operation::Read { offset } => transfer(file, Way::Read, offset, &held),
-            Operation::Write { offset } => transfer(file, Way::Write, offset, &held),
-            Operation::Flush => flush(file),
-            // Frees pages one by one, which for a large range takes long.
-            Operation::Discard { .. } => return Some(held),
+        let Some(file) = self.media.file(self.queue) else { return Some(held) };
+        let result = match (self.media.transfers(), operation) {
+            (Transfers::Resident, Operation::Read { offset }) => {
+                transfer(file, Way::Read, offset, &held)
+            }
+            (Transfers::Resident, Operation::Write { offset }) => {
+                transfer(file, Way::Write, offset, &held)
+            }
+            (Transfers::Resident, Operation::Flush) => flush(file),
+            (Transfers::Buffered, Operation::Write { offset })
+                if self.pace.promises(offset, pieces::total(&held)) =>
+            {
+                let begun = Instant::now();
+                let result = transfer(file, Way::Write, offset, &held);
+                self.pace.took(begun.elapsed());
+                result
+            }
+            // A discard frees pages one by one, which for a large range takes long.
+            _ => return Some(held),
         };
         self.done.push(Finished { held, result });
         None
+    }
+
+    /// Readies the file for a write past the page cache.
+    fn before_write(&mut self) {
+        let direct = matches!(self.media.transfers(), Transfers::Direct { .. });
+        if let (true, Kind::File, Some(file)) =
+            (direct, self.media.kind(), self.media.file(self.queue))
+        {
+            self.times.renew(file);
+        }
     }
 
     fn discard(&mut self, offset: u64, len: u64, secure: bool, held: T) -> Result<(), T> {
@@ -241,6 +264,7 @@ impl<T: Buffers> Engine<T> for Uring<T> {
                 Ok(())
             }
             Operation::Write { offset } => {
+                self.before_write();
                 let held = Held::for_transfer(held, Way::Write, self.media.transfers())?;
                 self.ring.begin(Asked::Write { file, offset }, held).map_err(Held::into_inner)?;
                 self.transfers_wait();
