@@ -6,7 +6,7 @@
 //! past it whenever the file's times are due to be brought up to date, once in a tick of the clock.
 
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
@@ -17,28 +17,44 @@ const PAGE: u64 = 4096;
 /// What a copy into the page cache never takes, and a writer that the kernel makes wait for the disk
 /// always does.
 const SLOW: Duration = Duration::from_millis(5);
-/// Writes that go to workers after a slow one.
+/// Writes that go to workers after slow ones.
 const ASIDE: u32 = 64;
 
-/// Whether a write through the page cache is to be made on the queue's own thread.
+/// Whether writes through the page cache are to be made on the queue's own thread.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     aside: u32,
+    /// When the first of those was begun that were made since the pace was last judged. The clock
+    /// is asked once for all of them: where it takes a system call, it costs as much as one.
+    begun: Option<Instant>,
+    made: u32,
 }
 
 impl Pace {
-    /// Whether `len` bytes at `offset` can be expected to be a copy and no more.
-    pub(super) const fn promises(&mut self, offset: u64, len: u64) -> bool {
+    /// Whether `len` bytes at `offset` can be expected to be a copy and no more; they are then to be
+    /// written at once.
+    pub(super) fn promises(&mut self, offset: u64, len: u64) -> bool {
         if self.aside > 0 {
             self.aside = self.aside.saturating_sub(1);
             return false;
         }
-        offset.is_multiple_of(PAGE) && len.is_multiple_of(PAGE)
+        if !offset.is_multiple_of(PAGE) || !len.is_multiple_of(PAGE) {
+            return false;
+        }
+        self.begun.get_or_insert_with(Instant::now);
+        self.made = self.made.saturating_add(1);
+        true
     }
 
-    /// Notes how long one of them took.
-    pub(super) fn took(&mut self, time: Duration) {
-        if time >= SLOW {
+    /// Judges by what was made since the last time.
+    pub(super) fn judge(&mut self) {
+        if let Some(begun) = self.begun.take() {
+            self.took(begun.elapsed());
+        }
+    }
+
+    fn took(&mut self, time: Duration) {
+        if time >= SLOW.saturating_mul(std::mem::take(&mut self.made)) {
             self.aside = ASIDE;
         }
     }
@@ -76,7 +92,9 @@ mod tests {
         let mut pace = Pace::default();
         assert!(pace.promises(8192, 4096));
         pace.took(Duration::from_millis(4));
-        assert!(pace.promises(0, 65536));
+        assert!(pace.promises(0, 65536) && pace.promises(0, 65536));
+        pace.took(SLOW);
+        assert!(pace.promises(0, 4096));
         pace.took(SLOW);
         let refused = (0..1000).take_while(|_| !pace.promises(0, 4096)).count();
         assert_eq!(refused, ASIDE as usize);

@@ -10,7 +10,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::uring::{Buffers, Completed, FileId, Operation as Asked, Ring, Unavailable, WatchId};
 use hypervisor::HostError;
@@ -115,10 +115,7 @@ impl<T: Buffers> Uring<T> {
             (Transfers::Buffered, Operation::Write { offset })
                 if self.pace.promises(offset, pieces::total(&held)) =>
             {
-                let begun = Instant::now();
-                let result = transfer(file, Way::Write, offset, &held);
-                self.pace.took(begun.elapsed());
-                result
+                transfer(file, Way::Write, offset, &held)
             }
             // A discard frees pages one by one, which for a large range takes long.
             _ => return Some(held),
@@ -279,6 +276,7 @@ impl<T: Buffers> Engine<T> for Uring<T> {
 
     fn kick(&mut self) -> Result<(), HostError> {
         self.unkicked = 0;
+        self.pace.judge();
         self.ring.kick().map_err(|error| broken(&error))
     }
 

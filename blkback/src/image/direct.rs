@@ -19,6 +19,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use hypervisor::{ConfigError, Error};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 
 use crate::image::{Kind, reopen};
@@ -92,13 +93,23 @@ pub(super) fn choose(
         return Ok((otherwise, None));
     }
     match probe(claim, sector_size) {
-        Ok((memory, offset)) => Ok((Transfers::Direct { memory, offset }, None)),
+        Ok((memory, offset)) => {
+            forget_cached(claim);
+            Ok((Transfers::Direct { memory, offset }, None))
+        }
         Err(why) if wish == Direct::Auto => Ok((otherwise, Some(why))),
         Err(why) => {
             let problem = format!("cannot be had for {}: {why}; use --direct auto", path.display());
             Err(ConfigError::new("direct", wish, problem).into())
         }
     }
+}
+
+/// Drops what the page cache holds of the image. A transfer past it must first put cached pages out
+/// of the way, which may wait, so io_uring would leave each to a worker.
+fn forget_cached(file: &File) {
+    // Only advice: where it is not taken, those workers do it, page by page.
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
 fn is_resident(file: &File) -> bool {

@@ -20,21 +20,21 @@ where
     G: GuestMemory,
     E: Engine<InFlight<G::Hold>>,
 {
-    /// Fills `staged` with what may begin at `now`: first what was held back, then what is on the
+    /// Fills `staged` with what may begin: first what was held back, then what is on the
     /// ring. Says whether there was anything, and whether the guest broke the ring's rules.
     #[inline]
-    pub(super) fn admit(&mut self, command: Command, now: u64) -> (bool, Option<PeerFault>) {
+    pub(super) fn admit(&mut self, command: Command) -> (bool, Option<PeerFault>) {
         if command == Command::Stop || self.submit.is_backed_up() {
             return (false, None);
         }
-        let mut worked = self.admit_held(command, now);
+        let mut worked = self.admit_held(command);
         if command != Command::Run {
             return (worked, None);
         }
         // Refused requests count as well, so that nonsense is no more work than sense.
         for _ in self.staged.len()..BATCH {
             match self.requests.take() {
-                Ok(Some(raw)) => self.take(raw, now),
+                Ok(Some(raw)) => self.take(raw),
                 Ok(None) => break,
                 Err(fault) => return (worked, Some(fault)),
             }
@@ -44,14 +44,14 @@ where
         (worked, None)
     }
 
-    fn admit_held(&mut self, command: Command, now: u64) -> bool {
+    fn admit_held(&mut self, command: Command) -> bool {
         self.held_until = None;
         let mut worked = false;
         while self.staged.len() < BATCH
             && let Some(mut request) = self.held.pop_front()
         {
             request.paid |= command == Command::Drain;
-            if let Err(request) = self.pass(request, now) {
+            if let Err(request) = self.pass(request) {
                 self.held.push_front(request);
                 break;
             }
@@ -62,7 +62,7 @@ where
 
     /// Checks a request that was just taken, and lets it through or holds it back.
     #[inline]
-    fn take(&mut self, raw: RawRequest<R::Slot>, now: u64) {
+    fn take(&mut self, raw: RawRequest<R::Slot>) {
         let RawRequest { asked, slot } = raw;
         let mut body = self.bodies.take();
         let sectors = self.serving.sectors.load(Ordering::Relaxed);
@@ -86,10 +86,10 @@ where
                 return;
             }
         };
-        let job = Job::new(slot, asked.id, operation, checked, now);
+        let job = Job::new(slot, asked.id, operation, checked, self.clock.now());
         let request = Request { job, body, paid: false };
         if self.held.is_empty() || free(request.job.action, request.job.len > 0) {
-            if let Err(request) = self.pass(request, now) {
+            if let Err(request) = self.pass(request) {
                 self.stats.held.add(1);
                 self.held.push_back(request);
             }
@@ -104,14 +104,13 @@ where
     fn pass(
         &mut self,
         mut request: Request<R::Slot, G::Hold>,
-        now: u64,
     ) -> Result<(), Request<R::Slot, G::Hold>> {
         let Job { action, len, .. } = request.job;
         let data = len > 0;
         if !request.paid && !free(action, data) {
             // What a discard names is not moved, so it costs an operation and no bytes.
             let bytes = if matches!(action, Action::Discard { .. }) { 0 } else { len };
-            if let Err(later) = self.serving.limits.admit(bytes, now) {
+            if let Err(later) = self.serving.limits.admit(bytes, self.clock.now()) {
                 self.held_until = Some(later);
                 return Err(request);
             }

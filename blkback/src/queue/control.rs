@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hypervisor::{HostError, PeerFault};
@@ -76,6 +76,8 @@ pub enum Command {
 pub struct Control {
     command: AtomicU8,
     wake: EventFd,
+    /// Whether `wake` may be readable.
+    woken: AtomicBool,
 }
 
 impl Control {
@@ -88,7 +90,8 @@ impl Control {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_value_and_flags(0, flags)
             .map_err(|errno| HostError::new("make a queue's event descriptor", errno as i32))?;
-        Ok(Arc::new(Self { command: AtomicU8::new(Command::Run as u8), wake }))
+        let command = AtomicU8::new(Command::Run as u8);
+        Ok(Arc::new(Self { command, wake, woken: AtomicBool::new(false) }))
     }
 
     /// Tells the queue what to do from now on.
@@ -101,6 +104,8 @@ impl Control {
     pub fn wake(&self) {
         // Fails only where the counter is full, and then the descriptor is readable already.
         let _ = self.wake.write(1);
+        // Only now: whoever finds it set finds something to read.
+        self.woken.store(true, Ordering::Release);
     }
 
     /// What the queue is to do.
@@ -122,6 +127,10 @@ impl Control {
 
     /// Makes it unreadable again. Before looking, not after it.
     pub(crate) fn heard(&self) {
+        if !self.woken.swap(false, Ordering::AcqRel) {
+            // Somebody else woke the queue; or it is being told in this moment, and wakes once more.
+            return;
+        }
         loop {
             match self.wake.read() {
                 Err(Errno::EINTR) => {}

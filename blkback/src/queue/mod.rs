@@ -13,6 +13,7 @@
 //! a request, and what is held here is bounded by the ring's own slots.
 
 mod admit;
+mod clock;
 mod control;
 mod start;
 
@@ -24,9 +25,9 @@ use std::time::Duration;
 
 use hypervisor::event::Channel;
 use hypervisor::{HostError, PeerFault};
-use nix::time::{ClockId, clock_gettime};
 use ring::{Listener, Polling, Waiting};
 
+use clock::Clock;
 pub use control::{Command, Control, Ended, Serving};
 pub use start::{Handle, Parts, spawn};
 
@@ -80,6 +81,7 @@ where
     empty_looks: u32,
     slept: bool,
     last_work_ns: u64,
+    clock: Clock,
 }
 
 /// Why the loop ends before it was told to.
@@ -117,6 +119,7 @@ where
         stats: Arc<Stats>,
     ) -> Self {
         let slots = usize::try_from(requests.slots()).unwrap_or(BATCH);
+        let clock = Clock::new();
         Self {
             gather: Gather::new(indirect),
             bodies: Bodies::new(slots),
@@ -132,7 +135,8 @@ where
             listener: Listener::default(),
             empty_looks: 0,
             slept: false,
-            last_work_ns: now_ns(),
+            last_work_ns: clock.recent(),
+            clock,
             requests,
             memory,
             engine,
@@ -160,29 +164,30 @@ where
     fn serve(&mut self) -> Result<Ended, Broken> {
         loop {
             let command = self.control.command();
-            let now = now_ns();
-            let worked = self.round(command, now)?;
+            let worked = self.round(command)?;
             match command {
                 Command::Drain if self.is_empty() => return Ok(Ended::Drained),
                 Command::Stop => return Ok(Ended::Stopped),
                 _ => {}
             }
             if worked {
-                self.worked(now);
-            } else if command == Command::Run && self.polling.look_again(now) {
+                self.worked();
+                self.clock.pass();
+            } else if command == Command::Run && self.look_again() {
                 self.look_later();
+                self.clock.pass();
             } else {
-                self.sleep(command, now)?;
+                self.sleep(command)?;
             }
         }
     }
 
     /// Once through all stages. Says whether there was something to do.
     #[inline]
-    fn round(&mut self, command: Command, now: u64) -> Result<bool, Broken> {
+    fn round(&mut self, command: Command) -> Result<bool, Broken> {
         self.submit.retry(&mut self.engine);
         // A fault is acted on after what came before it was served.
-        let (began, fault) = self.admit(command, now);
+        let (began, fault) = self.admit(command);
         if began {
             self.settle();
             let staged = self.staged.iter_mut();
@@ -200,7 +205,7 @@ where
             }
             self.engine.kick()?;
         }
-        let ended = self.collect(now)?;
+        let ended = self.collect()?;
         if self.unpublished {
             self.unpublished = false;
             let wanted = self.requests.publish();
@@ -214,11 +219,12 @@ where
 
     /// Takes what the engine has finished as far as its answers.
     #[inline]
-    fn collect(&mut self, now: u64) -> Result<bool, Broken> {
+    fn collect(&mut self) -> Result<bool, Broken> {
         self.engine.finished(&mut self.moved)?;
         if self.moved.is_empty() {
             return Ok(false);
         }
+        let now = self.clock.now();
         for moved in self.moved.drain(..) {
             let standing = &self.serving.standing;
             let done = complete(moved, &mut self.submit, &mut self.engine, standing);
@@ -247,7 +253,8 @@ where
         }
     }
 
-    fn worked(&mut self, now: u64) {
+    fn worked(&mut self) {
+        let now = self.clock.recent();
         self.polling.busy(now);
         self.empty_looks = 0;
         self.last_work_ns = now;
@@ -267,6 +274,13 @@ where
         self.stats.answered.set(u64::from(answered));
     }
 
+    fn look_again(&mut self) -> bool {
+        // Who does not look at all need not know for how long.
+        let looks = self.polling.window() > 0;
+        let now = if looks { self.clock.now() } else { self.clock.recent() };
+        self.polling.look_again(now)
+    }
+
     fn look_later(&mut self) {
         self.empty_looks = self.empty_looks.wrapping_add(1);
         if self.empty_looks.is_multiple_of(Waiting::LOOKS_PER_YIELD) {
@@ -277,7 +291,8 @@ where
     }
 
     /// Sleeps until there is something to do, or to look at.
-    fn sleep(&mut self, command: Command, now: u64) -> Result<(), Broken> {
+    fn sleep(&mut self, command: Command) -> Result<(), Broken> {
+        let now = self.clock.recent();
         let mut until = self.held_until;
         let mut sooner = |at: u64| until = Some(until.map_or(at, |until| until.min(at)));
         if self.memory.holds_back() {
@@ -292,6 +307,7 @@ where
         }
         if command == Command::Run && !self.submit.is_backed_up() {
             if self.requests.rearm()?.is_more() {
+                self.clock.pass();
                 return Ok(());
             }
             match self.listener.pause(&self.stats.empty_events, &self.stats.storms) {
@@ -312,7 +328,8 @@ where
                 self.listener.rang(&self.stats.events);
             }
         }
-        self.polling.woken(now_ns());
+        self.clock.renew();
+        self.polling.woken(self.clock.recent());
         Ok(())
     }
 
@@ -324,7 +341,8 @@ where
     /// Gives everything up that is left. The engine goes first: it waits for what the medium is doing
     /// with the guest's pages, and only then may the guest be told anything about them.
     fn end(self, ended: &Ended) {
-        let Self { mut requests, engine, channel, stats, mut submit, moved, .. } = self;
+        let Self { mut requests, engine, channel, stats, mut submit, moved, mut clock, .. } = self;
+        clock.pass();
         submit.clear_backlog();
         drop((engine, moved));
         let held = self.held.into_iter().map(|request| request.job);
@@ -335,7 +353,7 @@ where
             match ended {
                 Ended::Failed(_) => {
                     let result = Err(libc::EIO);
-                    respond::finished(&mut requests, &stats, job, result, now_ns());
+                    respond::finished(&mut requests, &stats, job, result, clock.now());
                 }
                 _ => requests.abandon(job.slot),
             }
@@ -347,14 +365,4 @@ where
         stats.in_flight.set(0);
         stats.mapped_pages.set(0);
     }
-}
-
-/// When it is, in nanoseconds of a clock that all queues share and that never goes back.
-#[inline]
-fn now_ns() -> u64 {
-    // Cannot fail for this clock.
-    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
-    let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
-    let nanos = u64::try_from(now.tv_nsec()).unwrap_or_default();
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
