@@ -3,10 +3,13 @@
 //! Each has a name that no other run uses, and is removed with the value, and all its interfaces with it.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 use crate::packages::{self, IP, IPERF3, PING};
@@ -111,6 +114,25 @@ impl Namespace {
             let link = self.link(interface);
             let flags = link.as_ref().and_then(|link| link["flags"].as_array().cloned());
             Ok(flags.is_some_and(|flags| flags.contains(&Value::from("LOWER_UP"))))
+        })
+    }
+
+    /// Does `work` in it, on a thread of its own. Sockets that are made there stay in it, whoever uses
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be entered, or the work's own.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = Path::new("/run/netns").join(&self.name);
+        let file = File::open(&path).with_context(|| path.display().to_string())?;
+        let entered = || {
+            setns(&file, CloneFlags::CLONE_NEWNET).context("enter a network namespace")?;
+            work()
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(entered).join();
+            thread.unwrap_or_else(|_| Err(anyhow!("a thread in {} panicked", self.name)))
         })
     }
 

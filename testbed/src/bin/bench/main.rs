@@ -5,10 +5,13 @@
 //!   memory, with both ends sleeping, both adaptive and both polling.
 //! - `file`: fio through the path against fio's own io_uring on the same file.
 //! - `idle`: what a connected guest that does nothing costs.
+//! - `net`: what stock programs get of a network through netfront and netback, against what the kernel
+//!   alone gives, and against two TAPs with nothing between them. Needs root.
 
 mod engine;
 mod file;
 mod idle;
+mod net;
 mod table;
 
 use anyhow::Result;
@@ -18,7 +21,7 @@ use testbed::scene::Scene;
 
 use table::Table;
 
-/// Measure blkfront and blkback end to end, against the medium itself
+/// Measure the frontends and backends end to end, against what they stand in for
 #[derive(Parser)]
 #[command(name = "cargo bench-path", version)]
 struct Args {
@@ -46,6 +49,8 @@ enum Part {
     File,
     /// What a guest that does nothing costs
     Idle,
+    /// Networks: TCP, round trips and small packets; needs root and iperf3
+    Net,
 }
 
 fn main() -> Result<()> {
@@ -83,6 +88,14 @@ fn measure(
     }
     if wanted(Part::Idle) {
         tables.push(idle::measure(scene, args.rounds, args.seconds)?);
+    }
+    if wanted(Part::Net) {
+        if nix::unistd::geteuid().is_root() {
+            tables.extend(net::measure(scene, args.rounds, args.seconds)?);
+        } else {
+            anyhow::ensure!(args.only.is_none(), "networks need root: run this as root");
+            eprintln!("net: left out, for it needs root");
+        }
     }
     hypervisor.end()?;
     Ok(())
