@@ -1,7 +1,5 @@
 //! Figures of several rounds, and their medians as a Markdown table.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 /// How a figure is shown.
@@ -15,7 +13,7 @@ pub(crate) struct Table {
     columns: Vec<String>,
     rows: Vec<String>,
     /// By row and column, one figure a round.
-    figures: BTreeMap<(usize, usize), Vec<f64>>,
+    figures: Vec<Vec<Vec<f64>>>,
     #[serde(skip)]
     shown: Vec<Show>,
 }
@@ -28,7 +26,7 @@ impl Table {
             first: first.to_owned(),
             columns: columns.iter().map(|(name, _)| (*name).to_owned()).collect(),
             rows: Vec::new(),
-            figures: BTreeMap::new(),
+            figures: Vec::new(),
             shown: columns.iter().map(|(_, show)| *show).collect(),
         }
     }
@@ -37,15 +35,23 @@ impl Table {
     pub(crate) fn add(&mut self, row: &str, column: usize, figure: f64) {
         let row = self.rows.iter().position(|name| name == row).unwrap_or_else(|| {
             self.rows.push(row.to_owned());
+            self.figures.push(vec![Vec::new(); self.columns.len()]);
             self.rows.len().saturating_sub(1)
         });
-        self.figures.entry((row, column)).or_default().push(figure);
+        if let Some(figures) = self.figures.get_mut(row).and_then(|row| row.get_mut(column)) {
+            figures.push(figure);
+        }
     }
 
     fn cell(&self, row: usize, column: usize) -> String {
-        let Some(figures) = self.figures.get(&(row, column)) else { return String::new() };
-        let show = self.shown.get(column).copied().unwrap_or(plain);
-        show(median(figures))
+        let figures = self.figures.get(row).and_then(|row| row.get(column));
+        match figures {
+            Some(figures) if !figures.is_empty() => {
+                let show = self.shown.get(column).copied().unwrap_or(plain);
+                show(median(figures))
+            }
+            _ => String::new(),
+        }
     }
 
     /// Prints the medians.
@@ -90,4 +96,21 @@ pub(crate) fn fine(figure: f64) -> String {
 
 fn plain(figure: f64) -> String {
     format!("{figure}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_the_same_as_json() {
+        let mut table = Table::new("title", "first", &[("one", rate), ("two", ratio)]);
+        for (row, column, figure) in [("a", 0, 3.0), ("b", 1, 0.5), ("a", 0, 1.0), ("a", 0, 2.0)] {
+            table.add(row, column, figure);
+        }
+        assert_eq!((table.cell(0, 0), table.cell(0, 1)), ("2".into(), String::new()));
+        let json = serde_json::to_value([table]).unwrap();
+        let figures = serde_json::json!([[[3.0, 1.0, 2.0], []], [[], [0.5]]]);
+        assert_eq!(json[0]["figures"], figures, "{json}");
+    }
 }
