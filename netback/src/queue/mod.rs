@@ -1,10 +1,9 @@
 //! One queue: the loop that drives both directions, on a thread of its own.
 //!
 //! ```text
-//!        +-> tx: take, copy in, check, hand to the port, answer
+//!        +-> tx: take, copy in, check, hand to the port, answer, notify
 //!        |   the port's turn: sends all that, brings what came
-//!        |   rx: take, fit, copy out, answer
-//!        |   notify, once for each channel
+//!        |   rx: take, fit, copy out, answer, notify
 //!        +-- again while there is something to do, and a while longer where that has paid
 //!            else: arm the rings' events, look once more, unmask the channels, sleep in the port
 //! ```
@@ -188,6 +187,8 @@ where
         let around =
             Around { domain: &self.domain, serving: &self.serving, stats: &self.stats, now };
         let sent = tx.round(&around, port, pool);
+        // At once: a guest that waits for room goes on while its packets are sent.
+        notify(&self.channels, sent.notify, None, &self.stats)?;
         let most = rx.room(around.serving, pool);
         let turned = port.turn(pool, most, arrived)?;
         around.stats.tx_packets.add(turned.sent);
@@ -196,7 +197,7 @@ where
         }
         steer(arrived, most, self.number, around.serving, pool, around.stats);
         let received = rx.round(&around, arrived, pool);
-        notify(&self.channels, sent.notify, received.notify, &self.stats)?;
+        notify(&self.channels, None, received.notify, &self.stats)?;
         if let Some(stalled) = received.stalled {
             self.stall(stalled);
         }

@@ -4,8 +4,8 @@
 //! receive -> assemble -> copy_in -> validate -> send -> respond
 //! ```
 //!
-//! A round takes up to [`BATCH`] packets through all stages: one copy from the guest's pages, one
-//! publication of answers.
+//! A round takes up to [`BATCH`] packets, or about [`SLOTS`] slots, through all stages: one copy from the
+//! guest's pages, one publication of answers.
 
 pub mod receive;
 pub mod assemble;
@@ -29,6 +29,10 @@ use receive::Receive;
 
 /// Packets that are taken in one round at most.
 pub const BATCH: usize = 128;
+
+/// Slots after which no further packet is taken in a round. A few large packets are all that a ring
+/// holds: were they all taken before any is answered, guest and backend would wait for each other in turn.
+const SLOTS: usize = 64;
 
 /// A chain on its way, with its packet where it has one.
 #[derive(Debug)]
@@ -96,7 +100,7 @@ impl<M: Memory> Tx<M> {
             now: around.now,
         };
         let (mut fault, mut slots) = (None, 0_usize);
-        while self.staged.len() < BATCH {
+        while self.staged.len() < BATCH && slots < SLOTS {
             match self.assemble.next(&mut self.receive, &mut needs) {
                 Ok(Some(staged)) => {
                     slots = slots.saturating_add(staged.chain.slots());
