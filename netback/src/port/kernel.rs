@@ -20,6 +20,9 @@ use crate::vnet::Form;
 /// Packets that are asked for at a time: at first, and at most.
 const FIRST_READS: usize = 4;
 const MOST_READS: usize = 64;
+/// Bytes in one turn after which fewer are asked for in the next: what is read is to go on while it is in
+/// the processor's cache.
+const MANY_BYTES: usize = 256 << 10;
 
 /// One queue's way to such a file. It belongs to the thread that made it.
 pub(super) struct Kernel {
@@ -86,15 +89,17 @@ impl Kernel {
             pool.put(buffer);
         }
         let asked = self.ask(pool, most)?;
-        if asked > 0 || self.sending > 0 {
-            self.ring.kick().map_err(|error| broken(&error))?;
-            self.sending = 0;
-        }
+        // With what the last turn left to be said. No system call where there is nothing.
+        self.ring.kick().map_err(|error| broken(&error))?;
+        self.sending = 0;
         let before = into.len();
         self.settle(pool, into, &mut turned)?;
-        let came = into.len().saturating_sub(before);
         if asked > 0 {
-            self.learn(asked, came)?;
+            let came = into.iter().skip(before);
+            let (count, bytes) = came.fold((0_usize, 0_usize), |(count, bytes), packet| {
+                (count.saturating_add(1), bytes.saturating_add(packet.len()))
+            });
+            self.learn(asked, count, bytes);
         }
         Ok(turned)
     }
@@ -122,20 +127,18 @@ impl Kernel {
         Ok(asked)
     }
 
-    /// Asks for more next time where all came, and for none where none did.
-    fn learn(&mut self, asked: usize, came: usize) -> Result<(), HostError> {
-        self.reads = if came >= asked {
-            self.reads.saturating_mul(2).min(MOST_READS)
-        } else {
-            came.saturating_add(FIRST_READS).min(MOST_READS)
-        };
-        if came == 0 {
-            self.hot = false;
-            self.ring.want(self.watch, true);
-            self.ring.listen();
-            self.ring.kick().map_err(|error| broken(&error))?;
+    /// Asks for more next time where all came. Where fewer did, none is left, and the kernel is to say
+    /// when there is one: together with what the next turn has for it.
+    fn learn(&mut self, asked: usize, came: usize, bytes: usize) {
+        if came >= asked {
+            let reads = if bytes >= MANY_BYTES { asked / 2 } else { asked.saturating_mul(2) };
+            self.reads = reads.clamp(FIRST_READS, MOST_READS);
+            return;
         }
-        Ok(())
+        self.reads = came.saturating_add(FIRST_READS).min(MOST_READS);
+        self.hot = false;
+        self.ring.want(self.watch, true);
+        self.ring.listen();
     }
 
     /// Takes in what the kernel has done.
