@@ -16,7 +16,7 @@ use hypervisor::{DomId, Error, HostError};
 use crate::connect::Features;
 use crate::port::Port;
 use crate::port::interface::Name;
-use crate::port::packet::PacketPort;
+use crate::port::packet;
 use crate::port::pcap::Pcap;
 use crate::port::tap::Tap;
 
@@ -153,7 +153,7 @@ impl Open {
             }
             Behind::Packet(name) => {
                 let name = name.clone();
-                ports.push(self.written_down(move || Ok(Box::new(PacketPort::open(&name)?) as _))?);
+                ports.push(self.written_down(move || Ok(Box::new(packet::open(&name)?) as _))?);
             }
         }
         Ok(ports)

@@ -1,4 +1,4 @@
-//! A file of the kernel's that has packets, through io_uring: what TAPs and packet sockets share.
+//! A file of the kernel's that has packets, through io_uring: the port behind TAPs and packet sockets.
 //!
 //! All that a round sends and asks for goes to the kernel in one call. Packets are asked for only
 //! while there are some, several at a time, and each is there at once or not at all: so they stay in
@@ -6,14 +6,16 @@
 //! say when there is one; looking whether it has costs no system call.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::uring::{Completed, FileId, Operation, Ring, WatchId};
 use hypervisor::HostError;
 
+use super::interface::{self, Name};
+use super::{Port, Turned};
 use crate::buffer::{Buffer, Pool};
-use crate::port::Turned;
 use crate::tx::BATCH;
 use crate::vnet::Form;
 
@@ -25,9 +27,11 @@ const MOST_READS: usize = 64;
 const MANY_BYTES: usize = 256 << 10;
 
 /// One queue's way to such a file. It belongs to the thread that made it.
-pub(super) struct Kernel {
+pub struct KernelPort {
     ring: Ring<Buffer>,
     file: FileId,
+    /// Whose link is ours to take up and down.
+    link: Option<(Arc<OwnedFd>, Name)>,
     watch: WatchId,
     form: Form,
     /// There may be packets.
@@ -42,7 +46,7 @@ pub(super) struct Kernel {
     completed: Vec<Completed<Buffer>>,
 }
 
-impl Kernel {
+impl KernelPort {
     /// A way to `file`, whose packets have headers of that form.
     pub(super) fn new(file: BorrowedFd<'_>, form: Form) -> Result<Self, HostError> {
         let depth = u32::try_from(BATCH.saturating_add(MOST_READS)).unwrap_or(u32::MAX);
@@ -54,6 +58,7 @@ impl Kernel {
         Ok(Self {
             ring,
             file: id,
+            link: None,
             watch,
             form,
             hot: true,
@@ -65,43 +70,11 @@ impl Kernel {
         })
     }
 
-    pub(super) fn room(&self) -> usize {
-        BATCH.saturating_sub(self.sending)
-    }
-
-    pub(super) fn send(&mut self, mut packet: Buffer) {
-        packet.show(self.form);
-        match self.ring.begin(Operation::Send { file: self.file }, packet) {
-            Ok(()) => self.sending = self.sending.saturating_add(1),
-            Err(packet) => self.refused.push(packet),
-        }
-    }
-
-    pub(super) fn turn(
-        &mut self,
-        pool: &mut Pool,
-        most: usize,
-        into: &mut VecDeque<Buffer>,
-    ) -> Result<Turned, HostError> {
-        let mut turned = Turned::default();
-        for buffer in self.refused.drain(..) {
-            turned.lost = turned.lost.saturating_add(1);
-            pool.put(buffer);
-        }
-        let asked = self.ask(pool, most)?;
-        // With what the last turn left to be said. No system call where there is nothing.
-        self.ring.kick().map_err(|error| broken(&error))?;
-        self.sending = 0;
-        let before = into.len();
-        self.settle(pool, into, &mut turned)?;
-        if asked > 0 {
-            let came = into.iter().skip(before);
-            let (count, bytes) = came.fold((0_usize, 0_usize), |(count, bytes), packet| {
-                (count.saturating_add(1), bytes.saturating_add(packet.len()))
-            });
-            self.learn(asked, count, bytes);
-        }
-        Ok(turned)
+    /// A queue of a TAP of that name, whose link it takes up and down.
+    pub(super) fn tap(file: Arc<OwnedFd>, name: Name) -> Result<Self, HostError> {
+        let mut port = Self::new(file.as_fd(), Form::Whole)?;
+        port.link = Some((file, name));
+        Ok(port)
     }
 
     /// Asks for packets where there may be some. Says for how many.
@@ -182,7 +155,65 @@ impl Kernel {
         }
     }
 
-    pub(super) fn wait(
+    /// Sees to it that the ring watches exactly these descriptors, beside the file.
+    fn watch(&mut self, watched: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        let same =
+            |((have, _), want): (&(RawFd, WatchId), &BorrowedFd<'_>)| *have == want.as_raw_fd();
+        if self.watched.len() == watched.len() && self.watched.iter().zip(watched).all(same) {
+            return Ok(());
+        }
+        for (_, watch) in self.watched.drain(..) {
+            self.ring.unwatch(watch)?;
+        }
+        for descriptor in watched {
+            let watch = self.ring.watch(*descriptor)?;
+            self.watched.push((descriptor.as_raw_fd(), watch));
+        }
+        Ok(())
+    }
+}
+
+impl Port for KernelPort {
+    fn room(&self) -> usize {
+        BATCH.saturating_sub(self.sending)
+    }
+
+    fn send(&mut self, mut packet: Buffer) {
+        packet.show(self.form);
+        match self.ring.begin(Operation::Send { file: self.file }, packet) {
+            Ok(()) => self.sending = self.sending.saturating_add(1),
+            Err(packet) => self.refused.push(packet),
+        }
+    }
+
+    fn turn(
+        &mut self,
+        pool: &mut Pool,
+        most: usize,
+        into: &mut VecDeque<Buffer>,
+    ) -> Result<Turned, HostError> {
+        let mut turned = Turned::default();
+        for buffer in self.refused.drain(..) {
+            turned.lost = turned.lost.saturating_add(1);
+            pool.put(buffer);
+        }
+        let asked = self.ask(pool, most)?;
+        // With what the last turn left to be said. No system call where there is nothing.
+        self.ring.kick().map_err(|error| broken(&error))?;
+        self.sending = 0;
+        let before = into.len();
+        self.settle(pool, into, &mut turned)?;
+        if asked > 0 {
+            let came = into.iter().skip(before);
+            let (count, bytes) = came.fold((0_usize, 0_usize), |(count, bytes), packet| {
+                (count.saturating_add(1), bytes.saturating_add(packet.len()))
+            });
+            self.learn(asked, count, bytes);
+        }
+        Ok(turned)
+    }
+
+    fn wait(
         &mut self,
         watched: &[BorrowedFd<'_>],
         receive: bool,
@@ -202,21 +233,11 @@ impl Kernel {
         Ok(())
     }
 
-    /// Sees to it that the ring watches exactly these descriptors, beside the file.
-    fn watch(&mut self, watched: &[BorrowedFd<'_>]) -> std::io::Result<()> {
-        let same =
-            |((have, _), want): (&(RawFd, WatchId), &BorrowedFd<'_>)| *have == want.as_raw_fd();
-        if self.watched.len() == watched.len() && self.watched.iter().zip(watched).all(same) {
-            return Ok(());
+    fn carrier(&mut self, up: bool) -> Result<(), HostError> {
+        match &self.link {
+            Some((file, name)) => interface::set_carrier(file.as_fd(), name, up),
+            None => Ok(()),
         }
-        for (_, watch) in self.watched.drain(..) {
-            self.ring.unwatch(watch)?;
-        }
-        for descriptor in watched {
-            let watch = self.ring.watch(*descriptor)?;
-            self.watched.push((descriptor.as_raw_fd(), watch));
-        }
-        Ok(())
     }
 }
 

@@ -13,6 +13,8 @@ pub mod packet;
 pub mod pcap;
 pub mod tap;
 
+pub use kernel::KernelPort;
+
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;

@@ -11,64 +11,20 @@
 //!
 //! Source: `packet(7)`; `linux/if_packet.h`.
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::time::Duration;
+use std::os::fd::AsFd as _;
 
 use hypervisor::HostError;
 
 use super::interface::{self, Name};
-use super::kernel::Kernel;
-use super::{Port, Turned};
-use crate::buffer::{Buffer, Pool};
+use super::kernel::KernelPort;
 use crate::vnet::Form;
 
-/// A packet socket.
-pub struct PacketPort {
-    kernel: Kernel,
-}
-
-impl PacketPort {
-    /// One of the interface of that name, for the thread that asks.
-    ///
-    /// # Errors
-    ///
-    /// There is no such interface, or the kernel refuses.
-    pub fn open(name: &Name) -> Result<Self, HostError> {
-        let socket = interface::packet_socket(name)?;
-        Ok(Self { kernel: Kernel::new(socket.as_fd(), Form::Short)? })
-    }
-}
-
-impl Port for PacketPort {
-    fn room(&self) -> usize {
-        self.kernel.room()
-    }
-
-    fn send(&mut self, packet: Buffer) {
-        self.kernel.send(packet);
-    }
-
-    fn turn(
-        &mut self,
-        pool: &mut Pool,
-        most: usize,
-        into: &mut VecDeque<Buffer>,
-    ) -> Result<Turned, HostError> {
-        self.kernel.turn(pool, most, into)
-    }
-
-    fn wait(
-        &mut self,
-        watched: &[BorrowedFd<'_>],
-        receive: bool,
-        timeout: Option<Duration>,
-    ) -> Result<(), HostError> {
-        self.kernel.wait(watched, receive, timeout)
-    }
-
-    /// The link is the interface's own.
-    fn carrier(&mut self, _up: bool) -> Result<(), HostError> {
-        Ok(())
-    }
+/// A packet socket of the interface of that name, for the thread that asks. The link stays the
+/// interface's own.
+///
+/// # Errors
+///
+/// There is no such interface, or the kernel refuses.
+pub fn open(name: &Name) -> Result<KernelPort, HostError> {
+    KernelPort::new(interface::packet_socket(name)?.as_fd(), Form::Short)
 }

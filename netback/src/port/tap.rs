@@ -9,20 +9,15 @@
 //! closed, unless it is kept. Source: `Documentation/networking/tuntap.rst`, `linux/if_tun.h`; the name and the address as
 //! Xen's scripts have them (`tools/hotplug/Linux/vif-common.sh`, RELEASE-4.17).
 
-use std::collections::VecDeque;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use hypervisor::HostError;
 
 use super::interface::{self, Name};
-use super::kernel::Kernel;
-use super::{Port, Turned};
-use crate::buffer::{Buffer, Pool};
+use super::kernel::KernelPort;
 use crate::connect::Features;
 use crate::filter::Mac;
-use crate::vnet::Form;
 
 /// The address of the host's end of a guest's interface: no guest's, and above all of theirs, so that a
 /// bridge never takes it for its own.
@@ -130,50 +125,8 @@ impl Tap {
     pub fn queue(
         &self,
         number: usize,
-    ) -> Option<impl FnOnce() -> Result<TapPort, HostError> + Send + use<>> {
+    ) -> Option<impl FnOnce() -> Result<KernelPort, HostError> + Send + use<>> {
         let (file, name) = (Arc::clone(self.queues.get(number)?), self.name.clone());
-        Some(move || {
-            let kernel = Kernel::new(file.as_fd(), Form::Whole)?;
-            Ok(TapPort { kernel, file, name })
-        })
-    }
-}
-
-/// One queue of a TAP.
-pub struct TapPort {
-    kernel: Kernel,
-    file: Arc<OwnedFd>,
-    name: Name,
-}
-
-impl Port for TapPort {
-    fn room(&self) -> usize {
-        self.kernel.room()
-    }
-
-    fn send(&mut self, packet: Buffer) {
-        self.kernel.send(packet);
-    }
-
-    fn turn(
-        &mut self,
-        pool: &mut Pool,
-        most: usize,
-        into: &mut VecDeque<Buffer>,
-    ) -> Result<Turned, HostError> {
-        self.kernel.turn(pool, most, into)
-    }
-
-    fn wait(
-        &mut self,
-        watched: &[BorrowedFd<'_>],
-        receive: bool,
-        timeout: Option<Duration>,
-    ) -> Result<(), HostError> {
-        self.kernel.wait(watched, receive, timeout)
-    }
-
-    fn carrier(&mut self, up: bool) -> Result<(), HostError> {
-        interface::set_carrier(self.file.as_fd(), &self.name, up)
+        Some(move || KernelPort::tap(file, name))
     }
 }

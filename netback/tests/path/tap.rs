@@ -18,7 +18,7 @@ use netback::offload::Sums;
 use netback::port::Port;
 use netback::port::interface::Name;
 use netback::port::memory::pair;
-use netback::port::packet::PacketPort;
+use netback::port::packet;
 use netback::port::tap::Tap;
 use netback::vnet;
 use nix::sched::{CloneFlags, unshare};
@@ -293,7 +293,7 @@ fn a_packet_socket_has_what_its_interface_receives() {
     let outer = tap(&host, "vif1.0", HOST, full);
     host.within(move || {
         let mut wire = outer.queue(0).unwrap()().unwrap();
-        let mut socket = PacketPort::open(&Name::new("vif1.0").unwrap()).unwrap();
+        let mut socket = packet::open(&Name::new("vif1.0").unwrap()).unwrap();
         let mut pool = Pool::new(300);
         let shape = Shape { v6: false, tcp: true, payload: 20_000, seed: 9 };
         let mut packet = shape.bytes();
@@ -327,7 +327,7 @@ fn a_packet_socket_has_nothing_of_other_networks() {
     let outer = tap(&host, "vif1.0", HOST, Setting::default().features);
     host.within(move || {
         let mut wire = outer.queue(0).unwrap()().unwrap();
-        let mut socket = PacketPort::open(&Name::new("vif1.0").unwrap()).unwrap();
+        let mut socket = packet::open(&Name::new("vif1.0").unwrap()).unwrap();
         let (mut pool, mut came) = (Pool::new(300), VecDeque::new());
         let shape = Shape { v6: false, tcp: false, payload: 100, seed: 9 };
         let plain = shape.bytes();
