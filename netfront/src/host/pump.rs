@@ -26,6 +26,9 @@ use crate::{Checksum, Offload};
 
 /// Packets in either direction between two looks at the other one.
 const BATCH: usize = 32;
+/// Bytes after which the backend is shown what was done meanwhile, so that it works while we do: a few
+/// large packets are all that a ring holds.
+const SHOWN: usize = 128 << 10;
 /// Bytes of a packet that are copied to find its headers.
 const HEAD: usize = 512;
 
@@ -135,11 +138,17 @@ fn deliver_all<G>(
 where
     G: Granting + hypervisor::event::Events,
 {
+    let mut unshown = 0_usize;
     for _ in 0..BATCH {
         let Some(received) = queue.receive() else { break };
         turn.worked = true;
+        unshown = unshown.saturating_add(received.len());
         let delivered = deliver(queue, file, &received);
         queue.release(received);
+        if unshown >= SHOWN {
+            queue.flush();
+            unshown = 0;
+        }
         match delivered {
             Ok(true) => {}
             Ok(false) => pumped.undelivered = pumped.undelivered.wrapping_add(1),
@@ -192,7 +201,12 @@ fn send_all<G>(
 where
     G: Granting + hypervisor::event::Events,
 {
+    let mut unshown = 0_usize;
     for _ in 0..BATCH {
+        if unshown >= SHOWN {
+            queue.flush();
+            unshown = 0;
+        }
         // Room for the largest that may come.
         let place = match queue.place(queue.longest()) {
             Ok(place) => place,
@@ -222,6 +236,7 @@ where
             }
         };
         turn.worked = true;
+        unshown = unshown.saturating_add(size);
         let sent = match vnet::decode(&header) {
             // Refused where it was cut off, too: then it is longer than its place.
             Some(offload) => queue.send_place(place, size, offload).is_ok(),
