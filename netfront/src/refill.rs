@@ -5,7 +5,8 @@
 //! two looks, twice as many are posted from then on; where for a long time less than half were,
 //! fewer.
 
-/// Looks in a row that must find most pages still empty before fewer are posted.
+/// Looks in a row that must find some pages filled and most still empty before fewer are posted. Those that
+/// find nothing new say nothing: how many there are depends on who looks.
 const PATIENCE: u32 = 1024;
 
 /// How many pages to keep posted.
@@ -15,6 +16,8 @@ pub(crate) struct Refill {
     high: u32,
     target: u32,
     calm: u32,
+    /// How many were empty at the last look, with those that were posted then.
+    last: u32,
 }
 
 impl Refill {
@@ -22,7 +25,7 @@ impl Refill {
     pub(crate) fn new(low: u32, high: u32) -> Self {
         let high = high.max(1);
         let low = low.clamp(1, high);
-        Self { low, high, target: low, calm: 0 }
+        Self { low, high, target: low, calm: 0, last: 0 }
     }
 
     /// How many more to post where `empty` are posted and not filled. Not a few at a time, for
@@ -32,7 +35,7 @@ impl Refill {
             self.target = self.target.saturating_mul(2).min(self.high);
             self.calm = 0;
         } else if empty > self.target / 2 {
-            self.calm = self.calm.saturating_add(1);
+            self.calm = self.calm.saturating_add(u32::from(empty != self.last));
             if self.calm > PATIENCE {
                 self.target = (self.target / 2).max(self.low);
                 self.calm = 0;
@@ -41,7 +44,9 @@ impl Refill {
             self.calm = 0;
         }
         let missing = self.target.saturating_sub(empty);
-        if missing >= (self.target / 8).max(1) { missing } else { 0 }
+        let wanted = if missing >= (self.target / 8).max(1) { missing } else { 0 };
+        self.last = empty.saturating_add(wanted);
+        wanted
     }
 }
 
@@ -58,12 +63,16 @@ mod tests {
         assert_eq!(refill.want(10), 118);
         assert_eq!(refill.want(0), 256);
         assert_eq!(refill.want(0), 256, "no more than the most");
-        for _ in 0..=PATIENCE {
-            assert_eq!(refill.want(256), 0);
+        for _ in 0..=4 * PATIENCE {
+            assert_eq!(refill.want(256), 0, "nothing was filled, so nothing is known");
+        }
+        assert_eq!(refill.want(200), 56);
+        for n in 0..=PATIENCE {
+            assert_eq!(refill.want(250 + n % 2), 0);
         }
         assert_eq!(refill.want(100), 28);
-        for _ in 0..4 * PATIENCE {
-            assert_eq!(refill.want(256), 0);
+        for n in 0..4 * PATIENCE {
+            assert_eq!(refill.want(250 + n % 2), 0);
         }
         assert_eq!(refill.want(50), 14, "no fewer than the least");
     }
