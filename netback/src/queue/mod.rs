@@ -26,7 +26,7 @@ use hypervisor::event::Channel;
 use hypervisor::memory::{Memory, Using};
 use hypervisor::{HostError, PeerFault};
 use nix::time::{ClockId, clock_gettime};
-use ring::{Listener, Polling, Waiting};
+use ring::{Listener, Polling};
 
 pub use control::{Control, Ended, Serving};
 pub use inbox::Inbox;
@@ -42,6 +42,10 @@ use crate::rx::steer::steer;
 use crate::stats::{Loss, Stats};
 use crate::tx::receive::Receive;
 use crate::tx::{self, Tx};
+
+/// Empty looks between two offers of the processor to somebody else. A look at both directions takes longer
+/// than one at a ring, and there are more who wait: both ends of a connection, and the guest.
+const LOOKS_PER_YIELD: u32 = 16;
 
 /// What the stages of a round have in common.
 #[derive(Debug)]
@@ -233,7 +237,7 @@ where
 
     fn look_later(&mut self) {
         self.empty_looks = self.empty_looks.wrapping_add(1);
-        if self.empty_looks.is_multiple_of(Waiting::LOOKS_PER_YIELD) {
+        if self.empty_looks.is_multiple_of(LOOKS_PER_YIELD) {
             std::thread::yield_now();
         } else {
             std::hint::spin_loop();

@@ -15,8 +15,9 @@ use crate::host::interface::{Lane, Shared};
 use crate::negotiate::NetInfo;
 use crate::queue::Queue;
 
-/// Looks for packets between two looks at the clock.
-const LOOKS: u32 = 16;
+/// Looks for packets between two looks at the clock, and offers of the processor to others. Few, for a look
+/// at a TAP is a system call, and others may have the packets that are looked for.
+const LOOKS: u32 = 4;
 
 /// A queue of an interface, for one thread at a time.
 pub struct HostQueue<H: Host> {
