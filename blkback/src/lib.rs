@@ -29,6 +29,9 @@ pub mod release;
 pub mod respond;
 pub mod notify;
 
+// What outlives the process.
+pub mod journal;
+
 // What lies behind the engines.
 pub mod image;
 

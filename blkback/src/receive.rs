@@ -7,10 +7,10 @@
 //! Trust: what is taken is the peer's word, well-formed as bytes and nothing more. An index that
 //! cannot be is a [`PeerFault`] and ends the device. Source: io/ring.h (RELEASE-4.17).
 
-use hypervisor::memory::Memory;
 use hypervisor::{DomId, PeerFault};
+use ring::shared::Words;
 use ring::wire::blkif::{Blkif, Layout, Request, Response};
-use ring::{Back, Notify, Recheck, ResponseSlot};
+use ring::{Back, Notify, Recheck, ResponseSlot, RingIndex};
 
 /// A request as the peer wrote it, and the duty to answer it.
 #[derive(Debug)]
@@ -42,6 +42,12 @@ pub trait Requests {
     /// Shows the peer every answer, and says whether it wants to be notified.
     fn publish(&mut self) -> Notify;
 
+    /// Flushes cannot succeed any more, because of `errno`: whoever serves this transport next has to
+    /// know. Said before that is seen by the peer, and again any number of times.
+    fn lose(&mut self, errno: i32) {
+        let _ = errno;
+    }
+
     /// Before sleeping: asks to be notified of the next request, and looks once more.
     ///
     /// # Errors
@@ -63,7 +69,7 @@ pub struct XenRing<L: Layout, M> {
     peer: DomId,
 }
 
-impl<L: Layout, M: Memory> XenRing<L, M> {
+impl<L: Layout, M: Words> XenRing<L, M> {
     /// The ring that `peer` has in `memory`, from where it stands.
     ///
     /// # Errors
@@ -74,13 +80,30 @@ impl<L: Layout, M: Memory> XenRing<L, M> {
         Ok(Self::over(back, peer))
     }
 
-    /// A ring that somebody has attached to already: one that an earlier backend left, for one.
+    /// A ring that somebody has attached to already.
     pub fn over(back: Back<Blkif<L>, M>, peer: DomId) -> Self {
         Self { back, peer }
     }
+
+    /// The ring that `peer` has in `memory`, from where an earlier backend left it: `taken` requests
+    /// taken and `published` of them answered. Also gives the slots to answer the others with.
+    ///
+    /// # Errors
+    ///
+    /// There cannot be a ring like that.
+    pub fn resume(
+        memory: M,
+        peer: DomId,
+        taken: RingIndex,
+        published: RingIndex,
+    ) -> Result<(Self, Vec<ResponseSlot>), PeerFault> {
+        let back = Back::resume(memory, taken, published).map_err(|fault| fault.by(peer))?;
+        let owed = back.owed().collect();
+        Ok((Self::over(back, peer), owed))
+    }
 }
 
-impl<L: Layout, M: Memory> Requests for XenRing<L, M> {
+impl<L: Layout, M: Words> Requests for XenRing<L, M> {
     type Slot = ResponseSlot;
 
     #[inline]

@@ -27,6 +27,7 @@ pub struct Stats {
     pub(crate) refused: [Counter; Refusal::ALL.len()],
     pub(crate) medium_errors: Counter,
     pub(crate) held: Counter,
+    pub(crate) reissued: Counter,
     pub(crate) notified: Counter,
     pub(crate) not_notified: Counter,
     pub(crate) events: Counter,
@@ -69,6 +70,8 @@ pub struct Snapshot {
     pub medium_errors: u64,
     /// Requests that had to wait: for a limit, a barrier, or memory.
     pub held: u64,
+    /// Requests that a process before this one took and did not answer, begun anew.
+    pub reissued: u64,
     /// Notifications sent to the guest.
     pub notified: u64,
     /// Publications that the guest did not want to be notified of.
@@ -144,6 +147,7 @@ impl Stats {
                 .collect(),
             medium_errors: self.medium_errors.get(),
             held: self.held.get(),
+            reissued: self.reissued.get(),
             notified: self.notified.get(),
             not_notified: self.not_notified.get(),
             events: self.events.get(),
@@ -176,6 +180,7 @@ impl Snapshot {
             (&mut self.bytes_discarded, other.bytes_discarded),
             (&mut self.medium_errors, other.medium_errors),
             (&mut self.held, other.held),
+            (&mut self.reissued, other.reissued),
             (&mut self.notified, other.notified),
             (&mut self.not_notified, other.not_notified),
             (&mut self.events, other.events),

@@ -14,6 +14,10 @@
 /// Bytes in front of the first slot.
 pub const HEADER: usize = 64;
 
+/// The last bytes of `__pad`, in which no protocol keeps anything and which `SHARED_RING_INIT` zeroes: what a
+/// backend leaves there tells a ring that it knows from another one in the same pages.
+pub const MARK: usize = HEADER - 8;
+
 /// One of the four words that the two ends share beside the slots.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Word {

@@ -285,6 +285,7 @@ impl Disks {
                 layout,
                 features,
                 link,
+                journal: None,
                 domain: domain.clone(),
                 serving: Arc::clone(&self.serving),
                 stats: Arc::clone(&stats),

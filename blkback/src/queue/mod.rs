@@ -230,6 +230,9 @@ where
             let done = complete(moved, &mut self.submit, &mut self.engine, standing);
             self.finished.extend(done);
         }
+        if let Some(errno) = self.serving.standing.lost() {
+            self.requests.lose(errno);
+        }
         release(&mut self.memory, &mut self.finished);
         for done in self.finished.drain(..) {
             let refusal = respond::copy_failed(&done);

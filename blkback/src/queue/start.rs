@@ -11,11 +11,12 @@ use hypervisor::{DomId, HostError};
 use ring::wire::blkif::{Layout as RingLayout, Native, X86_32, X86_64};
 
 use super::{Command, Control, Ended, Queue, Serving};
-use crate::acquire::{Grants, Hold, InFlight};
+use crate::acquire::{Grants, GuestMemory, Hold, InFlight};
 use crate::connect::{Features, Layout, Link};
 use crate::engine::Engine;
+use crate::journal::{Journaled, Kept};
 use crate::policy::acquire::Reach;
-use crate::receive::XenRing;
+use crate::receive::{Requests, XenRing};
 use crate::stats::Stats;
 
 /// What a queue of a Xen ring is made of.
@@ -31,6 +32,8 @@ pub struct Parts<U: Using, C> {
     pub features: Features,
     /// The ring and its channel.
     pub link: Link<U::Mapping, C>,
+    /// What was and is written down of its requests.
+    pub journal: Option<Kept>,
     /// Who we are to the hypervisor.
     pub domain: U,
     /// What the device's queues have in common.
@@ -142,13 +145,43 @@ where
     C: Channel + AsFd,
     E: Engine<InFlight<Hold<U::Mapping>>>,
 {
-    let Parts { peer, features, link, domain, serving, stats, .. } = parts;
-    let requests = match XenRing::<L, _>::attach(link.ring, peer) {
-        Ok(requests) => requests,
-        Err(fault) => return Ended::Fault(fault),
-    };
+    let Parts { peer, features, link, journal, domain, serving, stats, .. } = parts;
     let how = serving.reach.unwrap_or(Reach::for_frontend(features.persistent, serving.mapping));
     let memory = Grants::new(domain, peer, how);
-    let parts = (requests, memory, engine, link.channel);
-    Queue::new(parts, features.indirect_segments, serving, control, stats).run()
+    let ends = (memory, engine, link.channel);
+    let about = (features.indirect_segments, serving, control);
+    let Some(Kept { journal, owed, resumed }) = journal else {
+        return match XenRing::<L, _>::attach(link.ring, peer) {
+            Ok(requests) => run(requests, ends, about, stats),
+            Err(fault) => Ended::Fault(fault),
+        };
+    };
+    let found = XenRing::<L, _>::resume(link.ring, peer, owed.taken, owed.published);
+    let (requests, slots) = match found {
+        Ok(found) => found,
+        Err(fault) => return Ended::Fault(fault),
+    };
+    if resumed {
+        stats.reissued.add(owed.requests.len() as u64);
+        // Whoever published last may have been killed before it said so.
+        if let Err(error) = ends.2.notify() {
+            return Ended::Failed(error);
+        }
+    }
+    run(Journaled::new(requests, journal, owed.requests, slots), ends, about, stats)
+}
+
+fn run<R, G, E, C>(
+    requests: R,
+    (memory, engine, channel): (G, E, C),
+    (indirect, serving, control): (u16, Arc<Serving>, Arc<Control>),
+    stats: Arc<Stats>,
+) -> Ended
+where
+    R: Requests,
+    G: GuestMemory,
+    E: Engine<InFlight<G::Hold>>,
+    C: Channel + AsFd,
+{
+    Queue::new((requests, memory, engine, channel), indirect, serving, control, stats).run()
 }

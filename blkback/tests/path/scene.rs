@@ -87,6 +87,7 @@ impl Scene {
             layout,
             features: Features::new(persistent),
             link: Link::new(ring, channel),
+            journal: None,
             domain: self.back.clone(),
             serving: Arc::clone(serving),
             stats,
