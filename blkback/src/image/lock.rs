@@ -4,6 +4,11 @@
 //! and shared for reading: it ends with that description however the process ends, and no other
 //! descriptor of the same file that is closed takes it along. Block devices in addition are
 //! opened with `O_EXCL`, which also keeps mounts away.
+//!
+//! A process that is killed leaves transfers behind that the kernel or the device has begun: they end when
+//! they end, and one that ends late would undo what was written since. They hold the open file
+//! description that they go through, and with it a lock on a byte of its own (`F_OFD_SETLK`, fcntl(2)), which
+//! whoever writes the image next waits for ([`last_transfers`]).
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hypervisor::{ConfigError, Error, HostError};
+use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::image::{Kind, Options};
 
@@ -58,6 +64,55 @@ pub(super) fn lock(file: &File, path: &Path, kind: Kind, options: &Options) -> R
             if read_only { "" } else { ", or serve it from both with --readonly" },
         );
         return Err(ConfigError::new("image", path.display(), problem).into());
+    }
+}
+
+/// Where the descriptions that transfers go through are locked, beyond every medium's end: a byte for each.
+const TRANSFERS: i64 = 1 << 62;
+
+/// Waits until no transfer of a former writer's is under way, with the image locked, and holds `files`, which
+/// ours will go through, against the next.
+pub(super) fn last_transfers(
+    claim: &File,
+    files: &[File],
+    path: &Path,
+    options: &Options,
+) -> Result<(), Error> {
+    let patience = options.patience.max(BETWEEN.saturating_mul(TRIES));
+    let begun = Instant::now();
+    let all = i64::try_from(files.len()).unwrap_or(i64::MAX >> 2).max(1 << 16);
+    loop {
+        let mut found = range(libc::F_WRLCK, TRANSFERS, all);
+        match fcntl(claim, FcntlArg::F_OFD_GETLK(&mut found)) {
+            Ok(_) if i32::from(found.l_type) == libc::F_UNLCK => break,
+            Ok(_) if begun.elapsed() < patience => std::thread::sleep(BETWEEN),
+            Ok(_) => {
+                let doing =
+                    format!("wait for the last transfers of {}'s former writer", path.display());
+                return Err(HostError::new(doing, libc::EBUSY).into());
+            }
+            Err(errno) => {
+                tracing::debug!("{}: transfers cannot be waited for: {errno}", path.display());
+                return Ok(());
+            }
+        }
+    }
+    for (file, at) in files.iter().zip(TRANSFERS..) {
+        let own = range(libc::F_RDLCK, at, 1);
+        fcntl(file, FcntlArg::F_OFD_SETLK(&own)).map_err(|errno| {
+            HostError::new(format!("lock the transfers of {}", path.display()), errno as i32)
+        })?;
+    }
+    Ok(())
+}
+
+fn range(kind: i32, start: i64, len: i64) -> libc::flock {
+    libc::flock {
+        l_type: i16::try_from(kind).unwrap_or_default(),
+        l_whence: i16::try_from(libc::SEEK_SET).unwrap_or_default(),
+        l_start: start,
+        l_len: len,
+        l_pid: 0,
     }
 }
 

@@ -109,6 +109,9 @@ impl Image {
         for _ in 0..options.queues.max(1) {
             files.push(reopen(&claim, options.read_only, geometry.direct)?);
         }
+        if !options.read_only {
+            lock::last_transfers(&claim, &files, path, options)?;
+        }
         let media = Arc::new(Media::new(kind, geometry, transfers, why_buffered, files));
         Ok(Self { path: options.path.clone(), claim, media })
     }

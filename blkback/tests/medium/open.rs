@@ -1,7 +1,8 @@
 //! Opening and creating images: what is accepted, what is refused, and in which words.
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use blkback::image::{Direct, Image, Options, Transfers};
@@ -131,6 +132,35 @@ fn one_writer_or_many_readers() {
     assert!(refused(&options(&path)).contains("in use by"));
     drop(second);
     Image::open(&options(&path)).unwrap();
+}
+
+#[test]
+fn a_former_writers_last_transfers_are_waited_for() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("disk.img");
+    let mut wanted = sized(&path, 8192);
+    (wanted.queues, wanted.direct) = (3, Direct::Off);
+    let image = Image::open(&wanted).unwrap();
+    // As the kernel holds what a transfer goes through, whoever began it.
+    let mut under_way = image.media().file(2).unwrap().try_clone().unwrap();
+    drop(image);
+    let error = Image::open(&wanted).unwrap_err().to_string();
+    assert!(error.contains("wait for the last transfers of"), "{error}");
+    wanted.patience = std::time::Duration::from_secs(60);
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| Image::open(&wanted).unwrap());
+        under_way.write_all(b"late").unwrap();
+        drop(under_way);
+        let next = next.join().unwrap();
+        let mut late = [0; 4];
+        next.media().file(0).unwrap().read_exact_at(&mut late, 0).unwrap();
+        assert_eq!(&late, b"late");
+    });
+    // Readers disturb nobody.
+    let mut reader = options(&path);
+    reader.read_only = true;
+    let _first = Image::open(&reader).unwrap();
+    Image::open(&reader).unwrap();
 }
 
 #[test]
