@@ -10,11 +10,4 @@ pub trait Cells {
 
     /// Stores one, after everything that was stored before.
     fn store(&self, at: usize, value: u64);
-
-    /// Stores several from `at` on, in any order among them.
-    fn put(&self, at: usize, values: &[u64]) {
-        for (at, value) in (at..).zip(values) {
-            self.store(at, *value);
-        }
-    }
 }

@@ -123,7 +123,9 @@ impl Identity {
         cells.store(0, MAGIC);
         cells.store(1, VERSION);
         cells.store(MARKED, mark);
-        cells.put(IDENTITY, &own);
+        for (at, word) in (IDENTITY..).zip(own) {
+            cells.store(at, word);
+        }
         cells.store(CHECK, record::sum(mark, &own));
     }
 

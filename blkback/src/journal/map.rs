@@ -73,14 +73,6 @@ impl Cells for Map {
             word.store(value, Ordering::Release);
         }
     }
-
-    #[inline]
-    fn put(&self, at: usize, values: &[u64]) {
-        let room = self.all().get(at..).unwrap_or_default();
-        for (word, value) in room.iter().zip(values) {
-            word.store(*value, Ordering::Release);
-        }
-    }
 }
 
 impl Drop for Map {

@@ -13,28 +13,54 @@ const BYTES: usize = LONGEST * 8;
 /// Words in front of the segments.
 const FRONT: usize = 3;
 
+/// The half of a word in which the high half of an index, or a check, is kept.
+const HIGH: u64 = 0xffff_ffff << 32;
+
 /// Odd, so that no change of a single word goes unseen.
 const KEYS: [u64; 32] = keys();
 
-/// A request as words, and how many of them it needs.
+/// Gives the words of a request that is taken under `index`, one by one with their numbers, to `keep`, and then
+/// the head of its entry.
 #[inline]
-pub(super) fn write(request: &Request, index: u64) -> ([u64; LONGEST], usize) {
-    let mut bytes = [0; BYTES];
-    Blkif::<X86_64>::encode_request(request, &mut bytes);
-    let mut words = [0; LONGEST];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    let [first, ..] = &mut words;
-    // The low half of the first word holds operation, count and handle; the high half is padding.
-    *first = *first & 0xffff_ffff | index & !0xffff_ffff;
-    let used = match &request.kind {
-        Kind::Read(data) | Kind::Write(data) | Kind::Barrier(data) | Kind::Flush(data) => {
-            with_segments(data.segments.claimed())
+pub(super) fn write(request: &Request, index: u64, mut keep: impl FnMut(usize, u64)) -> u64 {
+    let [first, rest @ ..] = &KEYS;
+    let mut sum = start(index, *first);
+    let mut keys = rest.iter().enumerate();
+    let mut word = |word: u64| {
+        if let Some((n, key)) = keys.next() {
+            sum = sum.wrapping_add(word.wrapping_mul(*key));
+            keep(n, word);
         }
-        _ => other(request.operation),
     };
-    (words, used)
+    let plain = match &request.kind {
+        Kind::Read(data) => Some((operation::READ, data)),
+        Kind::Write(data) => Some((operation::WRITE, data)),
+        Kind::Barrier(data) => Some((operation::WRITE_BARRIER, data)),
+        Kind::Flush(data) => Some((operation::FLUSH_DISKCACHE, data)),
+        _ => None,
+    };
+    let plain = plain.and_then(|(code, data)| Some((code, data, data.segments.get().ok()?)));
+    if let Some((code, data, segments)) = plain {
+        // What most requests are, without a detour over bytes.
+        let count = u64::from(data.segments.claimed());
+        let about = u64::from(code) | count << 8 | u64::from(request.handle) << 16;
+        word(about | index & HIGH);
+        word(request.id);
+        word(data.sector);
+        for segment in segments {
+            let part = u64::from(segment.first) << 32 | u64::from(segment.last) << 40;
+            word(u64::from(segment.gref.0) | part);
+        }
+    } else {
+        let mut bytes = [0; BYTES];
+        Blkif::<X86_64>::encode_request(request, &mut bytes);
+        let mut left = bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        // The low half of the first holds operation, count and handle; the high half is padding.
+        let about = left.next().unwrap_or(0) & !HIGH | index & HIGH;
+        word(about);
+        left.take(used(about).saturating_sub(1)).for_each(word);
+    }
+    head_of(sum, index)
 }
 
 /// How many words a request has that begins with `first`.
@@ -52,7 +78,7 @@ pub(super) fn read(words: &[u64; LONGEST]) -> (Request, u64) {
     }
     let [_, _, _, _, a, b, c, d, ..] = &mut bytes;
     [*a, *b, *c, *d] = [0; 4];
-    (Blkif::<X86_64>::decode_request(&bytes), first & !0xffff_ffff)
+    (Blkif::<X86_64>::decode_request(&bytes), first & HIGH)
 }
 
 #[inline]
@@ -68,22 +94,26 @@ fn other(operation: u8) -> usize {
     }
 }
 
-/// A head for the entry of request `index`, which is `words`: never zero.
-#[inline]
+/// The head of the entry of request `index`, which is `words`: never zero.
 pub(super) fn head(index: u64, words: &[u64]) -> u64 {
-    let sum = sum(index, words);
-    (sum ^ sum << 32) & !0xffff_ffff | 1 << 32 | index & 0xffff_ffff
+    head_of(sum(index, words), index)
+}
+
+#[inline]
+fn head_of(sum: u64, index: u64) -> u64 {
+    (sum ^ sum << 32) & HIGH | 1 << 32 | index & !HIGH
 }
 
 /// A sum that each word, and the place of each, has its part in. Its terms do not wait for each other.
-#[inline]
 pub(super) fn sum(seed: u64, words: &[u64]) -> u64 {
     let [first, rest @ ..] = &KEYS;
-    let mut sum = seed.wrapping_add(1).wrapping_mul(*first);
-    for (word, key) in words.iter().zip(rest) {
-        sum = sum.wrapping_add(word.wrapping_mul(*key));
-    }
-    sum
+    let terms = words.iter().zip(rest).map(|(word, key)| word.wrapping_mul(*key));
+    terms.fold(start(seed, *first), u64::wrapping_add)
+}
+
+#[inline]
+fn start(seed: u64, key: u64) -> u64 {
+    seed.wrapping_add(1).wrapping_mul(key)
 }
 
 /// Numbers that look like nothing (splitmix64), made odd.
@@ -110,10 +140,14 @@ mod tests {
     use super::*;
 
     fn check(request: &Request, index: u64) {
-        let (words, count) = write(request, index);
-        assert_eq!(used(words[0]), count);
-        let mut kept = [0; LONGEST];
-        kept[..count].copy_from_slice(&words[..count]);
+        let (mut kept, mut count) = ([0; LONGEST], 0);
+        let said = write(request, index, |n, word| {
+            assert_eq!(n, count, "one after the other");
+            kept[n] = word;
+            count += 1;
+        });
+        assert_eq!(used(kept[0]), count);
+        assert_eq!(said, head(index, &kept[..count]));
         let (again, high) = read(&kept);
         let same = match &request.kind {
             // Nothing of one is known but its first bytes; the answer echoes id and operation.
@@ -121,9 +155,8 @@ mod tests {
             _ => again == *request,
         };
         assert!(same, "{request:?} became {again:?}");
-        assert_eq!(high, index & !0xffff_ffff);
-        assert_ne!(head(index, &words[..count]), 0);
-        assert_eq!(head(index, &words[..count]) & 0xffff_ffff, index & 0xffff_ffff);
+        assert_eq!(high, index & HIGH);
+        assert!(said != 0 && said & !HIGH == index & !HIGH);
     }
 
     proptest! {

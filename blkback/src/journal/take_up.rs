@@ -150,10 +150,12 @@ impl<C: Cells> Journal<C> {
     pub(super) fn take(&mut self, request: &Request) -> Option<u32> {
         let entry = self.free.pop()?;
         let at = place(entry);
-        let (words, used) = record::write(request, self.taken);
-        let words = words.get(..used).unwrap_or(&words);
-        self.cells.put(at.saturating_add(REQUEST), words);
-        self.cells.store(at.saturating_add(HEAD), record::head(self.taken, words));
+        let from = at.saturating_add(REQUEST);
+        let cells = &self.cells;
+        let head = record::write(request, self.taken, |n, word| {
+            cells.store(from.saturating_add(n), word);
+        });
+        self.cells.store(at.saturating_add(HEAD), head);
         self.cells.store(at.saturating_add(ANSWER), 0);
         self.taken = self.taken.wrapping_add(1);
         self.cells.store(TAKEN, self.taken);
