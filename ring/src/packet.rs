@@ -11,6 +11,7 @@
 pub mod checksum;
 pub mod flow;
 pub mod headers;
+pub mod segment;
 pub mod steering;
 pub mod toeplitz;
 pub mod transport;

@@ -25,11 +25,11 @@ pub const MOST_TAGS: usize = 2;
 pub const MOST_EXTENSIONS: usize = 8;
 
 /// EtherTypes.
-mod ether_type {
-    pub(super) const IPV4: u16 = 0x0800;
-    pub(super) const IPV6: u16 = 0x86DD;
+pub(super) mod ether_type {
+    pub const IPV4: u16 = 0x0800;
+    pub const IPV6: u16 = 0x86DD;
     /// 802.1Q and 802.1ad.
-    pub(super) const TAGS: [u16; 2] = [0x8100, 0x88A8];
+    pub const TAGS: [u16; 2] = [0x8100, 0x88A8];
 }
 
 /// Numbers of protocols and extensions in IP.
@@ -44,7 +44,8 @@ mod number {
 }
 
 const IPV4_LEAST: usize = 20;
-const IPV6: usize = 40;
+/// Bytes of an IPv6 header without extensions.
+pub(super) const IPV6: usize = 40;
 const TCP_LEAST: usize = 20;
 const UDP: usize = 8;
 /// More fragments, or an offset other than zero: IPv4's.
@@ -230,6 +231,13 @@ impl Headers {
             _ => None,
         };
         Ok(Self { tags, ether_type, ip })
+    }
+
+    /// Whether a frame that begins with `head`, of which only its Ethernet header matters, has a VLAN tag.
+    #[inline]
+    #[must_use]
+    pub fn are_tagged(head: &[u8]) -> bool {
+        word(head, 12).is_some_and(|ether_type| ether_type::TAGS.contains(&ether_type))
     }
 
     /// The TCP or UDP header.
