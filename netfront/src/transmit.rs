@@ -5,7 +5,8 @@
 //! else; each page is free again when the request that names it was answered.
 //!
 //! What the backend does not take is done here, or refused: a checksum that it does not complete is
-//! completed; a large packet that it does not cut must be cut by whoever made it.
+//! completed; a large packet that it does not cut must be cut by whoever made it. Behind a VLAN tag no
+//! backend is asked for either.
 
 use alloc::vec::Vec;
 
@@ -13,7 +14,7 @@ use hypervisor::event::Events;
 use hypervisor::frontend::Page;
 use hypervisor::memory::{Granting, Memory};
 use hypervisor::{PAGE_SIZE, PeerFault};
-use ring::packet::transport;
+use ring::packet::{Headers, transport};
 use ring::wire::netif::chain::{Checksum, Multicast, Offload};
 use ring::wire::netif::extra::GsoProtocol;
 use ring::wire::netif::gather::Piece;
@@ -30,8 +31,14 @@ const PAGES: usize = MAX_TX_SIZE.div_ceil(PAGE_SIZE);
 
 /// `ETH_P_IPV6`.
 const IPV6: [u8; 2] = [0x86, 0xDD];
-/// `ETH_P_8021Q`, `ETH_P_8021AD`.
-const TAGS: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xA8]];
+
+/// What is to be known of a packet's first header.
+struct Front {
+    ipv6: bool,
+    /// It has a VLAN tag. Linux's backend (v6.1) looks for IP right behind the Ethernet header, and
+    /// drops what it is to complete or to cut and does not find.
+    tagged: bool,
+}
 
 /// Why a packet was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -189,6 +196,13 @@ impl<H: Granting + Events> Queue<H> {
         self.link.as_ref().map(|link| link.tx.pool.memory())
     }
 
+    /// Copies the beginning of what is in a place out, as far as there is any.
+    pub fn read_place(&self, place: &Place, into: &mut [u8]) {
+        if let Some(link) = self.link.as_ref().filter(|_| place.epoch == self.epoch) {
+            link.copy_out(place, into);
+        }
+    }
+
     /// Gives a place back that was not needed.
     pub fn put_back(&mut self, place: Place) {
         if let Some(link) = self.link.as_mut().filter(|_| place.epoch == self.epoch) {
@@ -264,7 +278,7 @@ impl<H: Granting + Events> Queue<H> {
                 Some(GsoProtocol::TcpV6) => link.sends.gso_tcpv6,
                 _ => false,
             };
-            if !taken || gso.size == 0 {
+            if !taken || gso.size == 0 || link.front(place).tagged {
                 return Err(Refused::Segment);
             }
             offload.checksum = Checksum::Blank;
@@ -273,9 +287,9 @@ impl<H: Granting + Events> Queue<H> {
         if offload.checksum != Checksum::Blank {
             return Ok(());
         }
-        let taken =
-            if link.is_ipv6(place) { link.sends.checksum_v6 } else { link.sends.checksum_v4 };
-        if taken {
+        let Front { ipv6, tagged } = link.front(place);
+        let taken = if ipv6 { link.sends.checksum_v6 } else { link.sends.checksum_v4 };
+        if taken && !tagged {
             return Ok(());
         }
         // A copy that the backend does not reach: its headers are followed.
@@ -364,17 +378,13 @@ impl<H: Granting + Events> Link<H> {
         if self.sends.sg { MAX_TX_SIZE } else { PAGE_SIZE }
     }
 
-    /// What the Ethernet header in a place says, behind its VLAN tags. The backend may change that
-    /// under our eyes, and then cheats nobody but itself.
-    fn is_ipv6(&self, place: &Place) -> bool {
-        let mut header = [0; 22];
+    /// What the Ethernet header in a place says. The backend may change that under our eyes, and then
+    /// cheats nobody but itself.
+    fn front(&self, place: &Place) -> Front {
+        let mut header = [0; ETHERNET_HEADER];
         self.copy_out(place, &mut header);
-        let [.., a, b, _, _, c, d, _, _, e, f] = header;
-        let (first, second, third) = ([a, b], [c, d], [e, f]);
-        let behind = |tag: [u8; 2]| TAGS.contains(&tag);
-        first == IPV6
-            || (behind(first) && second == IPV6)
-            || (behind(first) && behind(second) && third == IPV6)
+        let [.., a, b] = header;
+        Front { ipv6: [a, b] == IPV6, tagged: Headers::are_tagged(&header) }
     }
 
     /// Copies the beginning of what is in a place out.

@@ -33,6 +33,8 @@ pub const XENSTORE: Program = Program { name: "xenstore-ls", package: "xenstore-
 pub const IPERF3: Program = Program { name: "iperf3", package: "iperf3" };
 /// Asks whether somebody is there.
 pub const PING: Program = Program { name: "ping", package: "iputils-ping" };
+/// Sends what no ordinary program sends.
+pub const PYTHON: Program = Program { name: "python3", package: "python3" };
 /// Sets up network interfaces.
 pub const IP: Program = Program { name: "ip", package: "iproute2" };
 

@@ -10,6 +10,7 @@
 //! interface as if they were in that domain.
 
 pub mod claim;
+mod cutting;
 pub mod find;
 mod interface;
 mod pump;

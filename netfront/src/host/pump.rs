@@ -15,7 +15,9 @@ use hypervisor::frontend::host::Stop;
 use hypervisor::memory::Granting;
 use hypervisor::{Error, HostError};
 use nix::errno::Errno;
+use ring::packet::segment::say_length;
 
+use crate::host::cutting::Cutting;
 use crate::host::tap::Tap;
 use crate::host::{Host, HostQueue, vectors, vnet};
 use crate::negotiate::{NetInfo, Offloads};
@@ -59,6 +61,7 @@ pub struct Pump<H: Host> {
     file: Arc<OwnedFd>,
     /// What the TAP was last told.
     told: Option<(NetInfo, Option<Offloads>)>,
+    cutting: Cutting,
     pumped: Pumped,
 }
 
@@ -67,7 +70,8 @@ impl<H: Host> Pump<H> {
     #[must_use]
     pub fn new(queue: HostQueue<H>, tap: &Arc<Tap>) -> Option<Self> {
         let file = tap.queue(queue.number())?;
-        Some(Self { queue, tap: Arc::clone(tap), file, told: None, pumped: Pumped::default() })
+        let (cutting, pumped) = (Cutting::default(), Pumped::default());
+        Some(Self { queue, tap: Arc::clone(tap), file, told: None, cutting, pumped })
     }
 
     /// What it has done so far.
@@ -115,13 +119,13 @@ impl<H: Host> Pump<H> {
     }
 
     fn turn(&mut self) -> Result<Turn, HostError> {
-        let (file, pumped) = (self.file.as_fd(), &mut self.pumped);
+        let (file, pumped, cutting) = (self.file.as_fd(), &mut self.pumped, &mut self.cutting);
         let turned = self.queue.with(|queue| {
             let mut turn = Turn::default();
             deliver_all(queue, file, pumped, &mut turn)?;
             // The backend fills pages again while we send.
             queue.flush();
-            send_all(queue, file, pumped, &mut turn)?;
+            send_all(queue, file, cutting, pumped, &mut turn)?;
             Ok(turn)
         });
         turned.unwrap_or_else(|| Ok(Turn { unlinked: true, ..Turn::default() }))
@@ -170,7 +174,10 @@ where
     let Some((room, copy)) = head.split_at_mut_checked(vnet::SIZE) else { return Ok(false) };
     let looked_at = offload.gso.is_some() || offload.checksum == Checksum::Blank;
     let copied = if looked_at { queue.read(received, 0, copy) } else { 0 };
-    let copy = copy.get(..copied).unwrap_or_default();
+    let copy = copy.get_mut(..copied).unwrap_or_default();
+    if offload.gso.is_some() {
+        say_length(copy, received.len());
+    }
     let Some(header) = vnet::encode(&offload, copy, received.len()) else { return Ok(false) };
     room.copy_from_slice(&header);
     let head = head.get(..vnet::SIZE.saturating_add(copied)).unwrap_or_default();
@@ -195,6 +202,7 @@ fn behind(received: &Received, skip: usize) -> impl Iterator<Item = (usize, usiz
 fn send_all<G>(
     queue: &mut Queue<G>,
     file: BorrowedFd<'_>,
+    cutting: &mut Cutting,
     pumped: &mut Pumped,
     turn: &mut Turn,
 ) -> Result<(), HostError>
@@ -206,6 +214,13 @@ where
         if unshown >= SHOWN {
             queue.flush();
             unshown = 0;
+        }
+        let cut = cutting.go_on(queue);
+        turn.worked |= cut.sent;
+        pumped.unsent = pumped.unsent.wrapping_add(cut.lost.into());
+        if cut.full {
+            turn.full = true;
+            break;
         }
         // Room for the largest that may come.
         let place = match queue.place(queue.longest()) {
@@ -238,6 +253,10 @@ where
         turn.worked = true;
         unshown = unshown.saturating_add(size);
         let sent = match vnet::decode(&header) {
+            Some(offload) if cutting.take(queue, &place, size, &offload) => {
+                queue.put_back(place);
+                true
+            }
             // Refused where it was cut off, too: then it is longer than its place.
             Some(offload) => queue.send_place(place, size, offload).is_ok(),
             None => {
