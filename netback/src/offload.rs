@@ -8,6 +8,7 @@
 //! Before: `validate` and `rx::take`. Trust: a guest's packet may claim anything; a port's header is
 //! the host's, and still checked, for a memory port's comes from another guest. Units: bytes.
 
+use ring::packet::segment::say_length;
 use ring::packet::transport::Checksum as Place;
 use ring::packet::{Addresses, Headers, Protocol, Sum};
 use ring::wire::netif::chain::{Checksum, Offload};
@@ -101,17 +102,32 @@ pub fn from_port(buffer: &mut Buffer, takes: &Takes, sums: Sums) -> Result<Inbou
         let checksum = if valid { Checksum::Validated } else { Checksum::Unchecked };
         return Ok(Inbound::Whole(Offload { checksum, ..Offload::default() }, false));
     }
+    if kind != gso::NONE {
+        // The host's kernel cuts by a packet's own length, and leaves IP's unread.
+        let size = buffer.len();
+        say_length(buffer.packet_mut(), size);
+    }
     let headers = Headers::find(buffer.packet()).ok();
     let family = headers.as_ref().and_then(family);
     // What a frontend says that it takes, Linux's (v6.1) takes of IP right behind the Ethernet header:
     // with a VLAN tag between the two it drops what is not complete.
     let tagged = headers.as_ref().is_some_and(|headers| headers.tags > 0);
     let [gso_tcpv4, gso_tcpv6] = [takes.gso_tcpv4, takes.gso_tcpv6].map(|takes| takes && !tagged);
+    let place = headers.as_ref().and_then(|headers| Place::of(buffer.packet(), headers).ok());
+    // What the frontend would complete is the outermost TCP or UDP; what is meant may be another, in
+    // a tunnel.
+    let same = place.as_ref().is_some_and(|place| {
+        (place.start, place.offset)
+            == (usize::from(header.csum_start), usize::from(header.csum_offset))
+    });
+    let tcp = place.as_ref().is_some_and(|place| place.protocol() == Protocol::Tcp);
     let asked = match kind {
         gso::NONE => None,
+        gso::TCPV4 | gso::TCPV6 | gso::UDP_L4 if !same => return Err(Loss::Tunnel),
+        gso::TCPV4 | gso::TCPV6 if !tcp => return Err(Loss::PortHeader),
         gso::TCPV4 if family == Some(Family::V4) => Some((GsoProtocol::TcpV4, gso_tcpv4)),
         gso::TCPV6 if family == Some(Family::V6) => Some((GsoProtocol::TcpV6, gso_tcpv6)),
-        gso::UDP_L4 => return cut(header.gso_size),
+        gso::UDP_L4 if !tcp => return cut(header.gso_size),
         _ => return Err(Loss::PortHeader),
     };
     if let Some((protocol, taken)) = asked {
@@ -129,13 +145,6 @@ pub fn from_port(buffer: &mut Buffer, takes: &Takes, sums: Sums) -> Result<Inbou
         Some(Family::V6) => sums.v6,
         None => false,
     };
-    let place = headers.as_ref().and_then(|headers| Place::of(buffer.packet(), headers).ok());
-    // What the frontend would complete is the outermost TCP or UDP; what is meant may be another, in
-    // a tunnel.
-    let same = place.is_some_and(|place| {
-        (place.start, place.offset)
-            == (usize::from(header.csum_start), usize::from(header.csum_offset))
-    });
     if same && taken && !tagged {
         let checksum = Checksum::Blank;
         return Ok(Inbound::Whole(Offload { checksum, ..Offload::default() }, false));

@@ -46,11 +46,13 @@ pub enum Loss {
     PortHeader,
     /// Rx: no memory for its segments.
     NoMemory,
+    /// Rx: segments of what is in a tunnel, which neither frontends cut nor we.
+    Tunnel,
 }
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::TooManySlots,
         Self::TooLarge,
         Self::TooShort,
@@ -66,6 +68,7 @@ impl Loss {
         Self::Unfit,
         Self::PortHeader,
         Self::NoMemory,
+        Self::Tunnel,
     ];
 
     /// A short, constant name, to count by.
@@ -87,6 +90,7 @@ impl Loss {
             Self::Unfit => "unfit",
             Self::PortHeader => "port_header",
             Self::NoMemory => "no_memory",
+            Self::Tunnel => "tunnel",
         }
     }
 }

@@ -114,6 +114,44 @@ fn nothing_is_left_to_the_guest_behind_a_vlan_tag() {
 }
 
 #[test]
+fn what_is_to_be_cut_is_as_long_as_it_is_whatever_ip_says() {
+    let mut takes = Takes::default();
+    (takes.sg, takes.gso_tcpv4) = (true, true);
+    let large = vnet::Header { gso_type: vnet::gso::TCPV4, gso_size: 99, ..NEEDS };
+    let gso = Some(Gso::new(GsoProtocol::TcpV4, 99));
+    for claim in [0_u16, 44, 50, 51, u16::MAX] {
+        let mut packet = tcp();
+        packet[16..18].copy_from_slice(&claim.to_be_bytes());
+        let mut buffer = arrived(large, &packet);
+        let whole = Inbound::Whole(said(gso, Checksum::Blank), false);
+        assert_eq!(from_port(&mut buffer, &takes, BOTH), Ok(whole), "{claim}");
+        assert_eq!(buffer.packet()[16..18], [0, 50]);
+        // Only what is to be cut is: elsewhere, what is behind IP's end is padding.
+        let mut plain = arrived(NEEDS, &packet);
+        let done = from_port(&mut plain, &takes, BOTH);
+        assert_eq!(plain.packet()[16..18], claim.to_be_bytes(), "{done:?}");
+    }
+}
+
+#[test]
+fn nobody_is_asked_to_cut_what_is_in_a_tunnel() {
+    let mut takes = Takes::default();
+    (takes.sg, takes.gso_tcpv4, takes.gso_tcpv6) = (true, true, true);
+    // UDP outside, as it is of VXLAN; and IPv4 in IPv4.
+    let mut udp = tcp();
+    (udp[23], udp[38], udp[39]) = (17, 0, 30);
+    let mut ip = tcp();
+    ip[23] = 4;
+    for packet in [udp, ip] {
+        for gso_type in [vnet::gso::TCPV4, vnet::gso::TCPV6, vnet::gso::UDP_L4] {
+            let header = vnet::Header { gso_type, gso_size: 99, csum_start: 44, ..NEEDS };
+            let mut buffer = arrived(header, &packet);
+            assert_eq!(from_port(&mut buffer, &takes, BOTH), Err(Loss::Tunnel), "{gso_type}");
+        }
+    }
+}
+
+#[test]
 fn what_a_port_cannot_say_is_lost() {
     let takes = Takes::default();
     for header in [

@@ -6,6 +6,7 @@
 //! Trust: the packet is the guest's, a private copy; every length in it is checked against that.
 
 use ring::packet::Headers;
+use ring::packet::segment::say_length;
 use ring::wire::netif::chain::Checksum;
 use ring::wire::netif::gather::Content;
 
@@ -20,6 +21,10 @@ pub fn validate(staged: &mut Staged, sources: &Sources) {
     let (Some(buffer), Fate::Done) = (buffer, &*fate) else { return };
     let Content::Packet(packet) = chain.content() else { return };
     let offload = packet.offload;
+    if offload.gso.is_some() {
+        // Who cuts it goes by what there is, and so does everything here.
+        say_length(buffer.packet_mut(), usize::from(packet.size));
+    }
     let claims = offload.gso.is_some() || offload.checksum == Checksum::Blank;
     let headers =
         if claims || !sources.is_any() { Headers::find(buffer.packet()).ok() } else { None };

@@ -73,6 +73,23 @@ fn extras_that_no_driver_makes_end_the_device() {
 }
 
 #[test]
+fn what_is_to_be_cut_may_say_any_length() {
+    let scene = Scene::new();
+    let (mut guest, mut served) = scene.serve(0, Setting::default());
+    let whole = Shape { payload: 3000, ..SMALL }.bytes();
+    let gso = Some(Gso { size: 1000, protocol: 1, features: 0 });
+    for claim in [0_u16, 40, 1040, u16::MAX] {
+        let mut packet = whole.clone();
+        packet[16..18].copy_from_slice(&claim.to_be_bytes());
+        guest.send(&packet, Offload { gso, ..Offload::default() }, &[]);
+        let (header, got) = served.take();
+        assert_eq!(guest.answer(), Status::OKAY, "{claim}");
+        assert_eq!((header.gso_size, &got[14..34]), (1000, &whole[14..34]), "{claim}");
+        assert_eq!(got[54..], whole[54..]);
+    }
+}
+
+#[test]
 fn indexes_that_cannot_be_end_the_device() {
     let scene = Scene::new();
     let (mut guest, mut served) = scene.serve(0, Setting::default());
