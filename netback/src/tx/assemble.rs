@@ -26,7 +26,12 @@ pub struct Assemble {
     held: Option<Chain>,
     /// When the held one is worth another try, where time is what it waits for.
     until: Option<u64>,
+    /// Whether it waits for credit, which is counted once for each chain.
+    unpaid: bool,
 }
+
+/// How long before a chain is tried again for which this machine had no memory: nobody says when it has.
+const RETRY_NS: u64 = 10_000_000;
 
 /// What the next chain needs to go.
 pub struct Needs<'a> {
@@ -73,12 +78,15 @@ impl Assemble {
                 let size = usize::from(packet.size);
                 let buffer = if needs.room == 0 { None } else { needs.pool.take() };
                 let Some(mut buffer) = buffer else {
-                    self.until = None;
+                    // Where room is what is missing, the port says when there is some.
+                    let retry = needs.now.saturating_add(RETRY_NS);
+                    self.until = (needs.room > 0).then_some(retry);
                     self.held = Some(chain);
                     return Ok(None);
                 };
                 if let Err(until) = needs.credit.admit(size, needs.now) {
-                    if self.until.replace(until).is_none() {
+                    self.until = Some(until);
+                    if !std::mem::replace(&mut self.unpaid, true) {
                         needs.stats.tx_held.add(1);
                     }
                     needs.pool.put(buffer);
@@ -90,7 +98,7 @@ impl Assemble {
                 (Some(buffer), Fate::Done)
             }
         };
-        self.until = None;
+        (self.until, self.unpaid) = (None, false);
         Ok(Some(Staged { chain, buffer, fate }))
     }
 

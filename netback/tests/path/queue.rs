@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use hypervisor::GrantRef;
+use netback::buffer::Pool;
 use netback::credit::Rate;
 use netback::queue::{Ended, Serving};
+use netback::tx::assemble::{Assemble, Needs};
 use netback::vnet;
 use ring::Waiting;
 use ring::wire::netif::Status;
 use ring::wire::netif::chain::{Multicast, Offload};
 use ring::wire::netif::split::multicast;
+use ring::wire::netif::tx::{Flags, Request};
 
 use super::packets::Shape;
 use super::scene::{Scene, Setting, eventually};
@@ -49,6 +53,31 @@ fn a_rate_holds_packets_back_and_a_change_lets_them_go() {
     for _ in 0..2 {
         assert_eq!(served.take().1, LARGE.bytes());
     }
+}
+
+#[test]
+fn what_waits_for_memory_is_tried_again_by_itself() {
+    let scene = Scene::new();
+    let (mut front, mut receive) = scene.sending();
+    let request = Request { gref: GrantRef(1), offset: 0, flags: Flags::NONE, id: 3, size: 60 };
+    front.push(&request.into()).unwrap();
+    let _ = front.publish();
+    let (credit, groups, stats) = Default::default();
+    let (mut none, mut some) = (Pool::new(0), Pool::new(1));
+    let mut assemble = Assemble::default();
+    let mut next = |pool: &mut Pool, room, now| {
+        let (credit, groups, stats) = (&credit, &groups, &stats);
+        let mut needs = Needs { pool, room, credit, groups, stats, now };
+        let staged = assemble.next(&mut receive, &mut needs).unwrap();
+        (staged.map(|staged| staged.chain.slots()), assemble.until(), assemble.holds())
+    };
+    // Room at the port is told of; memory is not.
+    assert_eq!(next(&mut some, 0, 1), (None, None, true));
+    let (staged, until, held) = next(&mut none, 1, 1);
+    assert_eq!((staged, held), (None, true));
+    let until = until.expect("it is tried again by itself");
+    assert!(until > 1);
+    assert_eq!(next(&mut some, 1, until), (Some(1), None, false));
 }
 
 #[test]

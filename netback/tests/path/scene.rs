@@ -19,6 +19,7 @@ use netback::port::Port;
 use netback::port::memory::{Memory as Far, pair};
 use netback::queue::{Ended, Handle, Parts, Serving, spawn};
 use netback::stats::{Snapshot, Stats};
+use netback::tx::receive::Receive;
 use netback::vnet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring::wire::netif::chain::Offload;
@@ -34,6 +35,7 @@ use ring::{Front, RingIndex};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 type Pages = <Domain as Granting>::Memory;
+type Mapping = <Domain as Using>::Mapping;
 type GuestChannel = <Domain as Events>::Channel;
 
 /// Pages for what the guest sends, and as many for what it receives.
@@ -73,6 +75,17 @@ impl Scene {
     pub(crate) fn new() -> Self {
         let machine = Machine::new();
         Self { guest: machine.domain("guest"), back: machine.domain("back"), _machine: machine }
+    }
+
+    /// A ring on which a guest sends, and its backend's first stage.
+    pub(crate) fn sending(&self) -> (Front<Tx, Pages>, Receive<Mapping>) {
+        let memory = Granting::allocate(&self.guest, 1, self.back.id()).unwrap();
+        let mut gref = [GrantRef(0)];
+        self.guest.grant(&memory, 0, Access::ReadWrite, &mut gref).unwrap();
+        let front = Front::init_at(memory, RingIndex(0)).unwrap();
+        let ours = self.guest.id();
+        let mapping = self.back.map(ours, &gref, Access::ReadWrite).unwrap();
+        (front, Receive::attach(mapping, ours).unwrap())
     }
 
     /// A guest whose rings begin at `start`, and a queue that serves it.
