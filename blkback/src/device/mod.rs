@@ -31,6 +31,8 @@ pub const KIND: &Kind = &Kind {
     live: &[],
     wishes: &[],
     reconfigures: false,
+    // As Linux's backend (v6.1) does.
+    connects_early: true,
     resumes: false,
 };
 

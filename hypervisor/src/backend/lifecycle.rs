@@ -40,6 +40,8 @@ pub struct Seen {
     pub paused: bool,
     /// Whether the frontend may have its keys read again while it is connected.
     pub reconfigures: bool,
+    /// Whether the frontend's keys are all there when it is Initialised.
+    pub connects_early: bool,
 }
 
 /// What to do about it. Afterwards it is worth looking again, except after [`Step::Wait`] and
@@ -73,7 +75,7 @@ pub fn next(seen: Seen) -> Step {
         Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured,
         Reconfiguring, Unknown,
     };
-    let Seen { own, peer, online, attached, barred, ready, paused, reconfigures } = seen;
+    let Seen { own, peer, online, attached, barred, ready, paused, reconfigures, .. } = seen;
     match (own, peer) {
         // The toolstack removed our directory, or set our state back, while rings are held.
         (Unknown | Closed | Initialising | InitWait, _) if attached => Step::Detach,
@@ -107,7 +109,8 @@ pub fn next(seen: Seen) -> Step {
         (Initialising, _) => Step::Offer,
         // Connected to what was here before us, and yet to see that we are another.
         (InitWait, Connected) if barred => Step::Wait,
-        (InitWait, Initialised | Connected) if ready => Step::Connect,
+        (InitWait, Initialised) if ready && seen.connects_early => Step::Connect,
+        (InitWait, Connected) if ready => Step::Connect,
         (InitWait, _) => Step::Wait,
         (Connected, Connected) if paused => Step::Connect,
         // The store says that we are connected and we are not: we were restarted.
@@ -124,8 +127,9 @@ mod tests {
     use super::*;
 
     fn seen(own: State, peer: State, online: bool, attached: bool) -> Seen {
-        let (barred, ready, paused, reconfigures) = (false, true, false, false);
-        Seen { own, peer, online, attached, barred, ready, paused, reconfigures }
+        let (barred, ready, paused, reconfigures, connects_early) =
+            (false, true, false, false, true);
+        Seen { own, peer, online, attached, barred, ready, paused, reconfigures, connects_early }
     }
 
     fn at(own: State, peer: State, online: bool, attached: bool) -> Step {
@@ -239,6 +243,15 @@ mod tests {
             let unready = Seen { ready: false, ..seen(InitWait, peer, true, false) };
             assert_eq!(next(unready), Step::Wait, "{peer}");
             assert_eq!(next(Seen { ready: true, ..unready }), Step::Connect, "{peer}");
+        }
+    }
+
+    #[test]
+    fn initialised_is_enough_for_some_kinds_of_device_only() {
+        for (connects_early, step) in [(true, Step::Connect), (false, Step::Wait)] {
+            let at = |peer| next(Seen { connects_early, ..seen(InitWait, peer, true, false) });
+            assert_eq!(at(Initialised), step);
+            assert_eq!(at(Connected), Step::Connect);
         }
     }
 

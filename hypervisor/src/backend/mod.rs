@@ -90,6 +90,9 @@ pub struct Kind {
     /// Whether a connected frontend may go to state Reconfiguring to have its keys read again.
     /// It is answered by [`Running::reconfigure`] and state Reconfigured.
     pub reconfigures: bool,
+    /// Whether a frontend has written all its keys in state Initialised, and waits there to be connected.
+    /// One of another kind may pass through that state, and has written them in state Connected.
+    pub connects_early: bool,
     /// Whether its rings say by themselves what was taken and not answered, because everything is
     /// answered in order. Those of a backend that was killed are taken up then; of other kinds, only
     /// those that were left in order.

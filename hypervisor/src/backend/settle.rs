@@ -13,7 +13,7 @@ use crate::xenbus::{End, Pair, Published, Seat, State};
 
 use super::hotplug::{self, Hotplug};
 use super::lifecycle::{self, Seen, Step};
-use super::{Offer as _, Platform, Running, Service, Waker};
+use super::{Kind, Offer as _, Platform, Running, Service, Waker};
 
 /// The most steps between two waits. What a frontend changes meanwhile is told by its watch, so a
 /// frontend that changes without end gets this much of our time for each change.
@@ -153,8 +153,19 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
             let online = self.online(store)?;
             let attached = self.running.is_some();
             let ready = self.ready(store)?;
-            let (barred, paused, reconfigures) = (self.barred, self.paused, V::KIND.reconfigures);
-            let seen = Seen { own, peer, online, attached, barred, ready, paused, reconfigures };
+            let Kind { reconfigures, connects_early, .. } = *V::KIND;
+            let (barred, paused) = (self.barred, self.paused);
+            let seen = Seen {
+                own,
+                peer,
+                online,
+                attached,
+                barred,
+                ready,
+                paused,
+                reconfigures,
+                connects_early,
+            };
             let step = lifecycle::next(seen);
             tracing::debug!(?seen, ?step, device = self.seat.own, "step");
             match step {

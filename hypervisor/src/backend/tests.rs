@@ -21,6 +21,7 @@ const TOY: &Kind = &Kind {
     live: &["rate"],
     wishes: &[],
     reconfigures: true,
+    connects_early: true,
     resumes: false,
 };
 

@@ -37,6 +37,8 @@ pub const KIND: &Kind = &Kind {
     live: &[keys::RATE.name],
     wishes: &[keys::REQUEST_MULTICAST_CONTROL.name],
     reconfigures: true,
+    // As Linux's backend (v6.1) does not.
+    connects_early: false,
     resumes: true,
 };
 
