@@ -120,7 +120,7 @@ impl Offer {
 /// What `key` says, or what it means that it is not there.
 fn flag<S: Store + ?Sized>(keys: &Keys<'_, S>, key: &Key) -> Result<bool, Error> {
     let absent = matches!(key.value, Value::Flag { absent: true });
-    Ok(keys.number::<u8>(key.name, 0..=1)?.map_or(absent, |said| said == 1))
+    Ok(keys.said(key.name)?.unwrap_or(absent))
 }
 
 /// What a connected interface is.

@@ -185,7 +185,7 @@ fn nonsense_in_the_store_ends_the_device_with_the_value() {
         ("sector-size", "1000"),
         ("sector-size", "65536"),
         ("info", "x"),
-        ("feature-flush-cache", "7"),
+        ("feature-flush-cache", "on"),
         ("discard-granularity", "0"),
         ("discard-granularity", "100"),
         ("discard-alignment", "3"),

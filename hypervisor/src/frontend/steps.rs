@@ -297,8 +297,9 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
         peers: State,
     ) -> Result<StepOf<H, K>, Error> {
         self.leaving = true;
-        let online = seat.peer_keys(platform, Transaction::NONE).flag("online")?;
-        if !online {
+        // As backends read it: what is not said to go stays.
+        let online = seat.peer_keys(platform, Transaction::NONE).said("online")?;
+        if online == Some(false) {
             return self.finish(platform, Ending::Detached);
         }
         if self.begun() {

@@ -88,13 +88,23 @@ impl<'a, S: Store + ?Sized> Keys<'a, S> {
         }
     }
 
-    /// Whether `key` says 1. A missing key says 0, as the headers have it.
+    /// Whether `key` says yes, which is 1 and, as Linux reads it, every number but 0. `None` where there
+    /// is no such key.
     ///
     /// # Errors
     ///
-    /// It says neither; or as [`bytes`](Self::bytes).
+    /// It says no number; or as [`bytes`](Self::bytes).
+    pub fn said(&self, key: &str) -> Result<Option<bool>, Error> {
+        Ok(self.number(key, 0..=u32::MAX)?.map(|said| said != 0))
+    }
+
+    /// Whether `key` says yes. A missing key says no, as the headers have it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`said`](Self::said).
     pub fn flag(&self, key: &str) -> Result<bool, Error> {
-        Ok(self.number::<u8>(key, 0..=1)? == Some(1))
+        Ok(self.said(key)?.unwrap_or(false))
     }
 
     /// The text at `key`, of at most `longest` bytes, or `None` where there is no such key.

@@ -270,8 +270,16 @@ fn flags_text_and_secrets() {
     assert!(!keys.flag("f").unwrap());
     store.put(&key(FRONT, "f"), "1");
     assert!(keys.flag("f").unwrap());
-    store.put(&key(FRONT, "f"), "2");
-    assert!(keys.flag("f").is_err());
+    assert_eq!(keys.said("f").unwrap(), Some(true));
+    for (value, said) in [("0", false), ("00", false), ("2", true), ("4294967295", true)] {
+        store.put(&key(FRONT, "f"), value);
+        assert_eq!(keys.flag("f").unwrap(), said, "{value}");
+    }
+    for value in ["", "yes", "-1", "4294967296"] {
+        store.put(&key(FRONT, "f"), value);
+        assert!(keys.flag("f").is_err(), "{value}");
+    }
+    assert_eq!(keys.said("absent").unwrap(), None);
     store.put(&key(FRONT, "t"), "x86_64-abi");
     assert_eq!(keys.text("t", 16).unwrap().as_deref(), Some("x86_64-abi"));
     assert!(keys.text("t", 4).is_err());

@@ -244,21 +244,20 @@ fn features<S: Store + ?Sized>(
 /// What `key` says, or what it means that it is not there.
 fn flag<S: Store + ?Sized>(keys: &Keys<'_, S>, key: &keys::Key) -> Result<bool, Error> {
     let absent = matches!(key.value, Value::Flag { absent: true });
-    Ok(keys.number::<u8>(key.name, 0..=1)?.map_or(absent, |said| said == 1))
+    Ok(keys.said(key.name)?.unwrap_or(absent))
 }
 
-/// One queue's rings and channels. Where it has a channel for Tx it has one for Rx.
+/// One queue's rings and channels. A channel for Tx counts beside one for Rx only: where one of the two is
+/// missing, Linux's backend (v6.1) takes the one for both.
 fn queue<S: Store + ?Sized>(keys: &Keys<'_, S>) -> Result<QueueKeys, Error> {
     let ring = |key: &keys::Key| keys.needed(key.name, 0..=u32::MAX).map(GrantRef);
     let (tx, rx) = (ring(&keys::TX_RING_REF)?, ring(&keys::RX_RING_REF)?);
-    let split = keys.number(keys::EVENT_CHANNEL_TX.name, 1..=u32::MAX)?;
-    let ports = match split.map(EventPort) {
-        // Linux's backend (v6.1) takes the same port in both keys for one channel, as it is.
-        Some(tx) => match port(keys, keys::EVENT_CHANNEL_RX.name)? {
-            rx if rx == tx => Ports::Both(tx),
-            rx => Ports::Split { tx, rx },
-        },
-        None => Ports::Both(port(keys, keys::EVENT_CHANNEL.name)?),
+    let split = |key: &keys::Key| keys.number(key.name, 1..=u32::MAX).map(|n| n.map(EventPort));
+    let ports = match (split(&keys::EVENT_CHANNEL_TX)?, split(&keys::EVENT_CHANNEL_RX)?) {
+        // The same port in both keys is one channel, to Linux as well.
+        (Some(tx), Some(rx)) if rx == tx => Ports::Both(tx),
+        (Some(tx), Some(rx)) => Ports::Split { tx, rx },
+        _ => Ports::Both(port(keys, keys::EVENT_CHANNEL.name)?),
     };
     Ok(QueueKeys { tx, rx, ports })
 }

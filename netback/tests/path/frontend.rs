@@ -260,7 +260,7 @@ fn keys_are_read_with_their_ranges() {
     assert!(!transport.features.rx_notify);
     for (key, value) in [
         ("request-rx-copy", "0"),
-        ("feature-sg", "2"),
+        ("feature-sg", "yes"),
         ("feature-gso-tcpv4", "-1"),
         ("tx-ring-ref", "4294967296"),
         ("event-channel-tx", "0"),
@@ -283,6 +283,17 @@ fn keys_are_read_with_their_ranges() {
         let good = KEYS.iter().find(|(each, _)| *each == key).unwrap().1;
         write(key, good);
     }
+    write("event-channel", "12");
+    for missing in ["event-channel-tx", "event-channel-rx"] {
+        remove(missing);
+        let one = xenbus::QueueKeys { ports: Ports::Both(EventPort(12)), ..queue };
+        assert_eq!(read().unwrap().queues, [one], "no {missing}");
+        write(missing, "11");
+    }
+    remove("event-channel");
+    write("event-channel-tx", "10");
+    write("feature-sg", "2");
+    assert!(read().unwrap().features.takes.sg, "any number but 0 says yes");
     write("event-channel-rx", "10");
     let both = xenbus::QueueKeys { ports: Ports::Both(EventPort(10)), ..queue };
     assert_eq!(read().unwrap().queues, [both], "one channel, said twice");

@@ -336,7 +336,7 @@ fn new_pages_hold_nothing_of_ours() {
 #[test]
 fn keys_that_make_no_sense_end_the_device() {
     for (key, value) in [
-        ("feature-sg", "2"),
+        ("feature-sg", "4294967296"),
         ("feature-rx-copy", "0"),
         ("feature-gso-tcpv4", "yes"),
         ("feature-no-csum-offload", "-1"),

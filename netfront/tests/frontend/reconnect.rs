@@ -156,18 +156,25 @@ fn an_interface_that_is_taken_away_ends() {
 
 #[test]
 fn an_interface_that_closes_but_stays_online_comes_back() {
-    let (_machine, _guest, mut interface, mut backend) =
-        scene(Features::default(), Config::default());
-    interrupt(&mut interface, &mut backend);
-    backend.say(&[], State::Closing);
-    interface.poll().unwrap();
-    assert_eq!(backend.front_state(), State::Closed);
-    backend.drop_rings();
-    backend.say(&[], State::Closed);
-    interface.poll().unwrap();
-    backend.offer();
-    connect(&mut interface, &mut backend);
-    exchange(&mut interface, &mut backend);
+    for said in [true, false] {
+        let (_machine, _guest, mut interface, mut backend) =
+            scene(Features::default(), Config::default());
+        if !said {
+            // As toolstacks of one's own may leave it.
+            let online = format!("{}/online", backend.seat.own);
+            backend.domain.remove(Transaction::NONE, &online).unwrap();
+        }
+        interrupt(&mut interface, &mut backend);
+        backend.say(&[], State::Closing);
+        interface.poll().unwrap();
+        assert_eq!(backend.front_state(), State::Closed);
+        backend.drop_rings();
+        backend.say(&[], State::Closed);
+        interface.poll().unwrap();
+        backend.offer();
+        connect(&mut interface, &mut backend);
+        exchange(&mut interface, &mut backend);
+    }
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn nonsense(stage: &Stage) -> Result<()> {
         ("multi-queue-num-queues", "0"),
         ("multi-queue-num-queues", "65535"),
         ("multi-queue-num-queues", "-2"),
-        ("feature-persistent", "2"),
+        ("feature-persistent", "-1"),
         ("feature-persistent", "yes"),
     ] {
         with(&guest, key, Some(value))?;
