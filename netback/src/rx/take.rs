@@ -15,7 +15,7 @@ use ring::wire::netif::fit::{Fit, Takes};
 
 use crate::buffer::{Buffer, Pool};
 use crate::connect::Features;
-use crate::offload::{Inbound, from_port};
+use crate::offload::{Inbound, LEAST_SEGMENT, from_port};
 use crate::queue::Serving;
 use crate::segment::cut;
 use crate::stats::{Loss, Stats};
@@ -84,7 +84,8 @@ impl Take {
             stats.rx_unlisted.add(1);
             return pool.put(buffer);
         }
-        match from_port(&mut buffer, &self.features.takes, self.features.sums) {
+        let inbound = from_port(&mut buffer, &self.features.takes, self.features.sums);
+        match inbound.map(|inbound| self.fitting(inbound, buffer.len(), serving)) {
             Ok(Inbound::Whole(offload, summed)) => {
                 self.cutting = self.cutting.saturating_sub(1);
                 stats.rx_summed.add(u64::from(summed));
@@ -108,6 +109,28 @@ impl Take {
                 pool.put(buffer);
             }
         }
+    }
+
+    /// Has a packet cut here that the guest would cut, but has no room for: headroom takes some of
+    /// every page.
+    #[inline]
+    fn fitting(&self, inbound: Inbound, len: usize, serving: &Serving) -> Inbound {
+        match inbound {
+            Inbound::Whole(Offload { gso: Some(gso), .. }, _)
+                if gso.size >= LEAST_SEGMENT && !Fit::has_room(len, &self.takes(serving)) =>
+            {
+                Inbound::Cut(gso.size)
+            }
+            inbound => inbound,
+        }
+    }
+
+    /// What the guest takes, now.
+    #[inline]
+    fn takes(&self, serving: &Serving) -> Takes {
+        let mut takes = self.features.takes;
+        takes.headroom = serving.headroom().unwrap_or(takes.headroom);
+        takes
     }
 
     fn keep_segment(
@@ -141,8 +164,7 @@ impl Take {
         stats: &Stats,
         now: u64,
     ) {
-        let mut takes = self.features.takes;
-        takes.headroom = serving.headroom().unwrap_or(takes.headroom);
+        let mut takes = self.takes(serving);
         if let Some(steering) = serving.steering() {
             takes.hash = true;
             let headers = Headers::find(buffer.packet()).ok();
@@ -204,6 +226,42 @@ mod tests {
         bytes.extend([0, 1, 0, 2, 0, 108, 0, 0]);
         bytes.extend([7; 100]);
         bytes
+    }
+
+    #[test]
+    fn what_has_no_room_beside_headroom_is_cut() {
+        // Linux's frontend takes 17 pages of a packet, and from each 256 bytes for a program of its own.
+        for (headroom, len, came) in
+            [(0, 65_549, 1), (256, 65_280, 1), (256, 65_281, 46), (256, 65_549, 46)]
+        {
+            let mut takes = Takes::default();
+            (takes.sg, takes.gso_tcpv4, takes.gso_tcpv6) = (true, true, true);
+            let features = Features::new(takes, Sums { v4: true, v6: true });
+            let (serving, stats) = (Serving::new(1, Sources::default()), Stats::default());
+            serving.set_headroom(headroom);
+            let mut pool = Pool::new(256);
+            let mut take = Take::new(features, 256);
+            let header = Header {
+                flags: flags::NEEDS_CSUM,
+                gso_type: gso::TCPV4,
+                gso_size: 1448,
+                csum_start: 34,
+                csum_offset: 16,
+                ..Header::default()
+            };
+            let mut packet = udp();
+            (packet[23], packet[46]) = (6, 0x50);
+            packet.resize(len, 7);
+            let mut buffer = pool.take().unwrap();
+            buffer.fill(&header, &packet);
+            take.push(buffer, &serving, &mut pool, &stats, 0);
+            assert_eq!(take.len(), came, "{len} bytes beside {headroom}");
+            while let Some(waiting) = take.pop() {
+                let extras = 1 + usize::from(headroom > 0);
+                assert!(waiting.fit.slots() <= 17 + extras, "{} slots", waiting.fit.slots());
+            }
+            assert_eq!(stats.snapshot().lost.len(), 0);
+        }
     }
 
     #[test]

@@ -207,7 +207,7 @@ proptest! {
         setting.features.sums = Sums { v4, v6 };
         let sums = setting.features.sums;
         let (mut guest, mut served) = scene.serve(start, setting);
-        // 18 pages less headroom have not room for everything.
+        // 17 pages less headroom have not room for everything.
         let fits = |packet: &&Packet| headroom == 0 || packet.shape.payload < 60_000;
         for some in packets.iter().filter(fits).collect::<Vec<_>>().chunks(8) {
             for packet in some {

@@ -113,9 +113,9 @@ proptest! {
                 Step::Give(size, offload) => {
                     waiting.push_back((bytes(*size, n), *offload));
                     while let Some(packet) = waiting.pop_front() {
-                        // What a backend that leaves headroom could not put into 18 pages.
+                        // What a backend that leaves headroom could not put into 17 pages.
                         let slots = packet.0.len().div_ceil(4096 - usize::from(headroom));
-                        if slots > 18 {
+                        if slots > 17 {
                             continue;
                         }
                         if !backend.give(0, &packet) {

@@ -36,6 +36,11 @@ use crate::Protocol;
 /// `XEN_NETIF_NR_SLOTS_MIN`: every backend takes packets of so many slots.
 pub const SLOTS_MIN: usize = 18;
 
+/// Pages that any frontend takes for one received packet. Linux's (v6.1) follows chains of one more, but has
+/// room for no more than 17 fragments: with a full first page the eighteenth loses the packet. Its
+/// versions before 5.0 follow no more than these.
+pub const RX_SLOTS_MOST: usize = 17;
+
 /// `XEN_NETIF_MAX_TX_SIZE`: bytes of the largest packet.
 pub const MAX_TX_SIZE: usize = 0xFFFF;
 

@@ -20,7 +20,7 @@ use hypervisor::{GrantRef, PAGE_SIZE};
 use super::chain::{Checksum, Offload};
 use super::extra::{Extra, GsoProtocol, Kind};
 use super::rx::{Flags, Request, Response, Slot};
-use super::{ETHERNET_HEADER, MAX_RX_SIZE, SLOTS_MIN};
+use super::{ETHERNET_HEADER, MAX_RX_SIZE, RX_SLOTS_MOST};
 
 /// What a frontend takes, as it said in the store.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -125,7 +125,7 @@ impl Fit {
         let too_much = Unfit::Headroom { headroom };
         let data = size.checked_add(room.saturating_sub(1)).and_then(|size| size.checked_div(room));
         let data = data.ok_or(too_much)?;
-        let most = if takes.sg { SLOTS_MIN } else { 1 };
+        let most = if takes.sg { RX_SLOTS_MOST } else { 1 };
         if data > most || size > MAX_RX_SIZE {
             return Err(Unfit::TooLarge { size, slots: data, most });
         }
@@ -141,6 +141,15 @@ impl Fit {
         }
         let hash = offload.hash.filter(|_| takes.hash);
         Ok(Self { size, offload: Offload { hash, ..offload }, headroom, data })
+    }
+
+    /// Whether a packet of `size` bytes has room in as many pages as a frontend takes that takes `takes`.
+    #[inline]
+    #[must_use]
+    pub fn has_room(size: usize, takes: &Takes) -> bool {
+        let room = PAGE_SIZE.saturating_sub(usize::from(takes.headroom));
+        let most = if takes.sg { RX_SLOTS_MOST } else { 1 };
+        size <= MAX_RX_SIZE.min(room.saturating_mul(most))
     }
 
     /// How many posted pages it takes, those under extras included.
