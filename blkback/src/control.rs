@@ -73,6 +73,12 @@ pub struct Device {
     pub fault: Option<String>,
     /// How often guests broke the protocol, by what they did.
     pub faults: BTreeMap<String, u64>,
+    /// Lines that were kept out of the log, because a guest caused too many.
+    #[serde(default)]
+    pub unsaid: u64,
+    /// How often a guest that came again too often was made to wait.
+    #[serde(default)]
+    pub delays: u64,
     /// Why flushes fail from now on, a positive `errno`: one failed before.
     pub lost: Option<i32>,
     /// The limits that hold.

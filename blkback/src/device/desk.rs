@@ -84,6 +84,8 @@ impl DeviceDesk {
             connections: status.history.connections,
             fault: status.history.fault,
             faults: status.history.faults,
+            unsaid: status.history.unsaid,
+            delays: status.history.delays,
             lost: self.disks.lost(),
             limits: Limits { iops, bytes },
         }

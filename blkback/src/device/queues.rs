@@ -228,7 +228,7 @@ where
     ) -> Result<Queues, Error> {
         let transport = xenbus::read(seat, store, offer)?;
         let connection = xenbus::connect(seat, domain, &transport)?;
-        tracing::info!(domain = %seat.peer, queues = transport.queues.len(),
+        tracing::debug!(domain = %seat.peer, queues = transport.queues.len(),
             layout = ?transport.layout, persistent = transport.persistent, "connecting");
         self.start(domain, connection, waker)
     }

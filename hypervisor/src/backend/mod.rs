@@ -24,9 +24,11 @@
 
 pub mod adopt;
 pub mod guest;
+pub mod history;
 pub mod hotplug;
 pub mod lifecycle;
 pub mod mailbox;
+pub mod ration;
 pub mod serve;
 pub mod settle;
 pub mod standby;
@@ -46,10 +48,11 @@ use crate::{ConfigError, Error};
 
 pub use adopt::{Adopted, Spot};
 pub use guest::{Guest, Wanted};
+pub use history::History;
 pub use hotplug::Hotplug;
 pub use mailbox::{Mailbox, Slot, Waker};
 pub use serve::{Board, Ended, Message, Plan, Serving, Status};
-pub use settle::{Backend, History, Settled};
+pub use settle::{Backend, Settled};
 pub use toolstack::Order;
 
 /// All that a backend needs of its domain besides the store.

@@ -5,32 +5,21 @@
 //! the reason is written to `error`, kept for whoever asks, and counted, and it must begin anew
 //! before it is served again.
 
-use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::Error;
 use crate::store::{StoreError, Transaction, Transactions};
 use crate::xenbus::{End, Pair, Published, Seat, State};
 
+use super::history::{History, Words};
 use super::hotplug::{self, Hotplug};
 use super::lifecycle::{self, Seen, Step};
+use super::ration::Ration;
 use super::{Kind, Offer as _, Platform, Running, Service, Waker};
 
 /// The most steps between two waits. What a frontend changes meanwhile is told by its watch, so a
 /// frontend that changes without end gets this much of our time for each change.
 const STEPS: usize = 16;
-/// The most different faults that are counted by name.
-const FAULT_NAMES: usize = 64;
-
-/// Faults and connections of a device, whoever its guests were.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct History {
-    /// How often a frontend has connected.
-    pub connections: u64,
-    /// What ended the last connection that was ended for a reason.
-    pub fault: Option<String>,
-    /// How often frontends broke the protocol, by what they did.
-    pub faults: BTreeMap<String, u64>,
-}
 
 /// Whether a device is to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +27,8 @@ pub struct History {
 pub enum Settled {
     /// When something changes.
     Waiting,
+    /// Then at the latest.
+    Until(Instant),
     /// Never: it is over.
     Over,
 }
@@ -53,6 +44,11 @@ pub struct Backend<H: Platform, V: Service<H>> {
     hotplug: Option<Hotplug>,
     paused: bool,
     offered: bool,
+    /// What a guest that comes again and again may yet cause.
+    pub(super) words: Words,
+    pub(super) comings: Ration,
+    /// What was last said of an end, where the guest sees it.
+    complaint: String,
     /// What has happened so far.
     pub history: History,
 }
@@ -71,6 +67,9 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
             hotplug: None,
             paused: false,
             offered: false,
+            words: Words::new(Ration::of_words(Instant::now())),
+            comings: Ration::of_steps(Instant::now()),
+            complaint: String::new(),
             history,
         }
     }
@@ -168,6 +167,12 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
             };
             let step = lifecycle::next(seen);
             tracing::debug!(?seen, ?step, device = self.seat.own, "step");
+            if matches!(step, Step::Offer | Step::Connect)
+                && let Err(until) = self.comings.take(Instant::now())
+            {
+                self.history.delays = self.history.delays.saturating_add(1);
+                return Ok(Settled::Until(until));
+            }
             match step {
                 Step::Wait => {
                     // It went on and came back to Reconfiguring before we looked.
@@ -302,7 +307,9 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                 self.running = Some(running);
                 self.barred = false;
                 self.history.connections = self.history.connections.saturating_add(1);
-                tracing::info!(domain = %self.seat.peer, "connected");
+                if self.history.may_say(&mut self.words) {
+                    tracing::info!(domain = %self.seat.peer, "connected");
+                }
                 Ok(())
             }
             // The toolstack took the device away in this moment: the next look sees that.
@@ -335,29 +342,24 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         Ok(())
     }
 
-    /// Ends the connection for a reason, and says so.
+    /// Ends the connection for a reason, and says so, where not too much has been said.
     fn give_up<S>(&mut self, store: &S, error: &Error) -> Result<(), Error>
     where
         S: Transactions + ?Sized,
     {
         self.detach();
         self.barred = true;
-        if let Error::Peer(fault) = error {
-            self.count(&fault.what);
+        self.history.ended(error);
+        let complaint = error.to_string();
+        if self.history.may_say(&mut self.words) {
+            tracing::warn!(domain = %self.seat.peer, "connection ended: {error}");
+            if complaint != self.complaint {
+                self.seat.complain(store, &complaint)?;
+                self.complaint = complaint;
+            }
         }
-        tracing::warn!(domain = %self.seat.peer, "connection ended: {error}");
-        self.history.fault = Some(error.to_string());
-        self.seat.complain(store, &error.to_string())?;
         let _ = self.seat.publish(store, &[], State::Closed)?;
         Ok(())
-    }
-
-    fn count(&mut self, what: &str) {
-        let faults = &mut self.history.faults;
-        if faults.len() < FAULT_NAMES || faults.contains_key(what) {
-            let times = faults.entry(what.to_owned()).or_default();
-            *times = times.saturating_add(1);
-        }
     }
 
     /// Whether the toolstack means the device to stay. What is not said is meant so.

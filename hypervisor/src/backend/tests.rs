@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, mpsc::sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::history::Words;
+use super::ration::Ration;
 use super::*;
 use crate::embedded::Domain;
 use crate::store::Transaction;
@@ -204,6 +206,43 @@ fn a_frontend_has_its_keys_read_again_without_a_new_connection() {
     scene.say(&[("headroom", "x")], State::Reconfiguring);
     settle();
     assert_eq!((scene.state(), toy.told().connections), (State::Closed, 2));
+}
+
+#[test]
+fn a_guest_that_comes_again_and_again_is_heard_of_so_often_and_then_waits() {
+    let scene = Scene::new();
+    let (toy, mailbox) = (Toy::default(), Mailbox::<()>::new().unwrap());
+    let mut backend =
+        Backend::<Domain, Toy>::new(&scene.pair, Colours(3), mailbox.waker(), History::default());
+    // Eight steps and two lines, and then nothing for as long as the test takes.
+    let hour = Duration::from_secs(3600);
+    backend.comings = Ration::new(8, hour, Instant::now());
+    backend.words = Words::new(Ration::new(2, hour, Instant::now()));
+    let settle = |backend: &mut Backend<Domain, Toy>| {
+        let settled = backend.settle(&scene.own, &scene.own, &toy).unwrap();
+        (settled, scene.state())
+    };
+    for round in 1..=4_u64 {
+        scene.say(&[("colour", "4")], State::Initialising);
+        assert_eq!(settle(&mut backend), (Settled::Waiting, State::InitWait));
+        scene.say(&[], State::Connected);
+        assert_eq!(settle(&mut backend), (Settled::Waiting, State::Closed));
+        assert!(scene.own("error").unwrap().contains("is '4'"));
+        let History { faults, unsaid, delays, .. } = &backend.history;
+        assert_eq!(faults.get("key is out of range"), Some(&round));
+        assert_eq!((*unsaid, *delays), (round.saturating_sub(2), 0));
+    }
+    scene.say(&[("colour", "1")], State::Initialising);
+    for delays in 1..3 {
+        let (Settled::Until(when), State::Closed) = settle(&mut backend) else { panic!() };
+        assert!(when > Instant::now());
+        assert_eq!(backend.history.delays, delays);
+    }
+    // When its time has come it is served like any other.
+    backend.comings = Ration::of_steps(Instant::now());
+    assert_eq!(settle(&mut backend), (Settled::Waiting, State::InitWait));
+    scene.say(&[], State::Connected);
+    assert_eq!(settle(&mut backend), (Settled::Waiting, State::Connected));
 }
 
 #[test]

@@ -91,6 +91,8 @@ impl DeviceDesk {
             connections: status.history.connections,
             fault: status.history.fault,
             faults: status.history.faults,
+            unsaid: status.history.unsaid,
+            delays: status.history.delays,
             limits: Limits::of(tx, rx),
         }
     }

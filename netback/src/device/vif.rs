@@ -262,7 +262,7 @@ where
         let transport = xenbus::read(seat, store, offer)?;
         queues::reread_rate(&self.standing, seat, store)?;
         let connection = xenbus::connect(seat, domain, &transport)?;
-        tracing::info!(domain = %seat.peer, queues = transport.queues.len(),
+        tracing::debug!(domain = %seat.peer, queues = transport.queues.len(),
             control = transport.control.is_some(), "connecting");
         let queues = u16::try_from(connection.queues.len()).unwrap_or(u16::MAX);
         let mut serving = Serving::new(queues, self.policy.sources.clone());

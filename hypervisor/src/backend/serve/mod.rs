@@ -71,6 +71,8 @@ pub struct Serving<'a, H: Platform, S, C, V: Service<H>> {
     pausing: bool,
     /// Until when the frontend may let go of the device by itself.
     leaving: Option<Instant>,
+    /// When to look again, though nothing changed.
+    resting: Option<Instant>,
     replies: Vec<SyncSender<Result<(), String>>>,
 }
 
@@ -97,6 +99,7 @@ where
             served: None,
             pausing: false,
             leaving: None,
+            resting: None,
             replies: Vec::new(),
         }
     }
@@ -150,7 +153,8 @@ where
             }
             // As long as nobody has anything to say, and the frontend has time.
             let stores = [self.store.as_fd(), self.control.as_fd()];
-            self.mailbox.wait(&stores, self.leaving)?;
+            let until = self.leaving.into_iter().chain(self.resting).min();
+            self.mailbox.wait(&stores, until)?;
             drain(self.store)?;
             drain(self.control)?;
             for message in self.mailbox.take() {
@@ -180,8 +184,12 @@ where
         if let Some(ended) = self.meet()? {
             return Ok(Some(ended));
         }
+        self.resting = None;
         let Some(served) = &mut self.served else { return Ok(None) };
         let settled = served.backend.settle(self.domain, self.store, self.service)?;
+        if let Settled::Until(when) = settled {
+            self.resting = Some(when);
+        }
         let (own, peer) = served.backend.states(self.store)?;
         let guest = served.guest.clone();
         {

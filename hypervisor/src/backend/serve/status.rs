@@ -5,7 +5,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::guest::{Guest, Wanted};
-use crate::backend::settle::History;
+use crate::backend::history::History;
 use crate::xenbus::State;
 
 /// What others ask of the loop: by `C`, what a kind of device can have changed, answered by `A`.
