@@ -16,7 +16,7 @@ use hypervisor::{ConfigError, Error, PAGE_SIZE};
 use ring::Waiting;
 
 use crate::connect::Connection;
-use crate::connect::xenbus::{self, Discard, Disk, Offer};
+use crate::connect::xenbus::{self, Discard, Disk, Offer, Transport};
 use crate::control::{Counters, Ring};
 use crate::device::{KIND, Resize};
 use crate::engine::Medium;
@@ -230,7 +230,9 @@ where
         let connection = xenbus::connect(seat, domain, &transport)?;
         tracing::debug!(domain = %seat.peer, queues = transport.queues.len(),
             layout = ?transport.layout, persistent = transport.persistent, "connecting");
-        self.start(domain, connection, waker)
+        let mut queues = self.start(domain, connection, waker)?;
+        queues.keys = Some((transport, *offer));
+        Ok(queues)
     }
 
     fn describe(&self, offer: &Offer) -> Vec<Key> {
@@ -273,7 +275,8 @@ impl Disks {
     {
         let Connection { peer, layout, features, queues: links, .. } = connection;
         let broken = Arc::new(Mutex::new(None));
-        let mut queues = Queues { handles: Vec::new(), broken, counted: Arc::clone(&self.counted) };
+        let counted = Arc::clone(&self.counted);
+        let mut queues = Queues { handles: Vec::new(), broken, counted, keys: None };
         lock(&self.counted).now.clear();
         for (link, queue) in links.into_iter().zip(0_u16..) {
             let pages = link.ring.len() / PAGE_SIZE;
@@ -333,6 +336,8 @@ pub struct Queues {
     /// The first reason for which a queue ended by itself.
     broken: Arc<Mutex<Option<Error>>>,
     counted: Arc<Mutex<Counted>>,
+    /// What the frontend wrote for this connection, and from which offer it chose.
+    keys: Option<(Transport, Offer)>,
 }
 
 impl Running for Queues {
@@ -354,6 +359,16 @@ impl Running for Queues {
     fn reconfigure<S: Store + ?Sized>(&mut self, _: &Seat, _: &S) -> Result<(), Error> {
         // A disk's frontend chooses once.
         Ok(())
+    }
+
+    fn is_current<S: Store + ?Sized>(&self, seat: &Seat, store: &S) -> Result<bool, Error> {
+        let Some((was, offer)) = &self.keys else { return Ok(true) };
+        match xenbus::read(seat, store, offer) {
+            Ok(now) => Ok(now.queues == was.queues),
+            // What makes no sense was not what it connected with; it will say so by its state.
+            Err(Error::Peer(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     fn finish(self) {

@@ -199,6 +199,14 @@ pub trait Running {
     /// The frontend's fault, or the connection cannot go on.
     fn reconfigure<S: Store + ?Sized>(&mut self, seat: &Seat, store: &S) -> Result<(), Error>;
 
+    /// Whether the rings and channels that the frontend says are those that are served. Where it cannot be
+    /// told what it says, they are.
+    ///
+    /// # Errors
+    ///
+    /// The store is gone.
+    fn is_current<S: Store + ?Sized>(&self, seat: &Seat, store: &S) -> Result<bool, Error>;
+
     /// Takes on nothing more, finishes what is under way, answers it, and lets the rings go.
     fn finish(self);
 }

@@ -181,6 +181,13 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                     {
                         self.give_up(store, &error)?;
                     }
+                    if self.moved(store, own, peer)? {
+                        // There is nobody any more on the rings that we hold: the next look takes up
+                        // those that the frontend came back with.
+                        self.detach();
+                        self.paused = true;
+                        continue;
+                    }
                     return Ok(Settled::Waiting);
                 }
                 Step::Leave => return Ok(Settled::Over),
@@ -331,6 +338,24 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
             return Ok(());
         }
         running.reread(&self.seat, store)
+    }
+
+    /// Whether the frontend went and came back with other rings before we looked once.
+    fn moved<S>(&self, store: &S, own: State, peer: State) -> Result<bool, Error>
+    where
+        S: Transactions + ?Sized,
+    {
+        let published = match peer {
+            State::Connected => true,
+            State::Initialised => V::KIND.connects_early,
+            _ => false,
+        };
+        match &self.running {
+            Some(running) if own == State::Connected && published => {
+                Ok(!running.is_current(&self.seat, store)?)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Has the frontend's keys read again, and says so.

@@ -33,6 +33,7 @@ struct Told {
     rate: String,
     headroom: u32,
     colour: String,
+    ring: Option<u32>,
     connections: u32,
 }
 
@@ -75,8 +76,12 @@ impl Service<Domain> for Toy {
         offer: &Colours,
         _: Waker,
     ) -> Result<Toy, Error> {
-        let _ = seat.peer_keys(store, Transaction::NONE).needed("colour", 0..=offer.0)?;
-        self.0.lock().unwrap().connections += 1;
+        let keys = seat.peer_keys(store, Transaction::NONE);
+        let _ = keys.needed("colour", 0..=offer.0)?;
+        let mut told = self.0.lock().unwrap();
+        told.ring = keys.number("ring", 0..=9)?;
+        told.connections += 1;
+        drop(told);
         Ok(self.clone())
     }
 
@@ -112,6 +117,11 @@ impl Running for Toy {
         let headroom = keys.number("headroom", 0..=256)?;
         self.0.lock().unwrap().headroom = headroom.unwrap_or(0);
         Ok(())
+    }
+
+    fn is_current<S: Store + ?Sized>(&self, seat: &Seat, store: &S) -> Result<bool, Error> {
+        let ring = seat.peer_keys(store, Transaction::NONE).number("ring", 0..=9)?;
+        Ok(ring == self.told().ring)
     }
 
     fn finish(self) {}
@@ -206,6 +216,38 @@ fn a_frontend_has_its_keys_read_again_without_a_new_connection() {
     scene.say(&[("headroom", "x")], State::Reconfiguring);
     settle();
     assert_eq!((scene.state(), toy.told().connections), (State::Closed, 2));
+}
+
+#[test]
+fn a_frontend_that_went_and_came_back_before_we_looked_is_met_again() {
+    for state in [State::Connected, State::Initialised] {
+        let scene = Scene::new();
+        let (toy, mailbox) = (Toy::default(), Mailbox::<()>::new().unwrap());
+        let mut backend = Backend::<Domain, Toy>::new(
+            &scene.pair,
+            Colours(3),
+            mailbox.waker(),
+            History::default(),
+        );
+        let mut settle = || {
+            let settled = backend.settle(&scene.own, &scene.own, &toy).unwrap();
+            assert_eq!((settled, scene.state()), (Settled::Waiting, State::Connected));
+        };
+        scene.say(&[("colour", "3"), ("ring", "1")], state);
+        settle();
+        for _ in 0..3 {
+            // Whatever else it writes is nothing to us.
+            scene.say(&[("colour", "2")], state);
+            settle();
+        }
+        assert_eq!(toy.told().connections, 1);
+        scene.say(&[], State::Closed);
+        scene.say(&[("ring", "2")], State::Initialising);
+        scene.say(&[], state);
+        settle();
+        settle();
+        assert_eq!((toy.told().connections, toy.told().ring), (2, Some(2)), "{state}");
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use hypervisor::store::Store;
 use hypervisor::xenbus::Seat;
 use hypervisor::{Error, HostError};
 
-use crate::connect::{Connection, xenbus};
+use crate::connect::xenbus::{self, Offer, Transport};
+use crate::connect::Connection;
 use crate::control;
 use crate::device::uplink::Open;
 use crate::device::vif::Standing;
@@ -27,9 +28,17 @@ pub struct Queues {
     /// The first reason for which one ended by itself.
     broken: Arc<Mutex<Option<Error>>>,
     standing: Arc<Standing>,
+    /// What the frontend wrote for this connection, and from which offer it chose.
+    keys: Option<(Transport, Offer)>,
 }
 
 impl Queues {
+    /// Says by which keys the frontend named its rings.
+    pub(super) fn of(mut self, transport: Transport, offer: Offer) -> Self {
+        self.keys = Some((transport, offer));
+        self
+    }
+
     /// Serves `connection`, whose packets go to `open`. `waker` is woken when a queue ends before it
     /// was told to.
     ///
@@ -70,6 +79,7 @@ impl Queues {
             open,
             broken: Arc::default(),
             standing,
+            keys: None,
         };
         for ((link, port), number) in links.into_iter().zip(ports).zip(0_u16..) {
             let stats = Arc::new(Stats::default());
@@ -173,6 +183,16 @@ impl Running for Queues {
     fn reconfigure<S: Store + ?Sized>(&mut self, seat: &Seat, store: &S) -> Result<(), Error> {
         self.serving.set_headroom(xenbus::headroom(seat, store)?);
         Ok(())
+    }
+
+    fn is_current<S: Store + ?Sized>(&self, seat: &Seat, store: &S) -> Result<bool, Error> {
+        let Some((was, offer)) = &self.keys else { return Ok(true) };
+        match xenbus::read(seat, store, offer) {
+            Ok(now) => Ok((&now.queues, now.control) == (&was.queues, was.control)),
+            // What makes no sense was not what it connected with; it will say so by its state.
+            Err(Error::Peer(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     fn finish(self) {

@@ -268,7 +268,9 @@ where
         let mut serving = Serving::new(queues, self.policy.sources.clone());
         serving.waiting = self.policy.waiting;
         serving.groups.choose(connection.features.multicast_control);
-        Queues::start(Arc::clone(&self.standing), domain, connection, open, serving, &waker)
+        let standing = Arc::clone(&self.standing);
+        let queues = Queues::start(standing, domain, connection, open, serving, &waker)?;
+        Ok(queues.of(transport, *offer))
     }
 
     fn describe(&self, _: &Offer) -> Vec<Key> {

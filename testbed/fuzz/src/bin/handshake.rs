@@ -81,6 +81,7 @@ struct Frontend(Cell<u8>);
 struct Served {
     _connection: Connection<Granted, Bell>,
     fails: Cell<bool>,
+    current: bool,
 }
 
 impl Running for Served {
@@ -97,6 +98,10 @@ impl Running for Served {
 
     fn reconfigure<S: Store + ?Sized>(&mut self, _: &Seat, _: &S) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn is_current<S: Store + ?Sized>(&self, _: &Seat, _: &S) -> Result<bool, Error> {
+        Ok(self.current)
     }
 
     fn finish(self) {}
@@ -130,7 +135,7 @@ impl Service<Guest> for Frontend {
         if how & 3 == 3 {
             return Err(HostError::new("start a thread", 11).into());
         }
-        Ok(Served { _connection: to, fails: Cell::new(how & 3 == 2) })
+        Ok(Served { _connection: to, fails: Cell::new(how & 3 == 2), current: how & 4 == 0 })
     }
 
     fn describe(&self, offer: &Offer) -> Vec<Key> {
