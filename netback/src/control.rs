@@ -3,7 +3,7 @@
 //! Requests are rare and may wait, so the ring has a thread that sleeps. What they change is shared with
 //! the queues ([`Serving`]), which look at it with every packet once there is something.
 //!
-//! Grants that stay mapped are not kept: a frontend that asks how many can be is told none.
+//! A frontend may also have grants of its own stay mapped, for each queue ([`kept`](crate::kept)).
 //!
 //! Before: `connect`. After: `rx::take`. Trust: the frontend wrote every field; keys and tables are
 //! copied out of its pages once, bounded before that, and checked as copies. Source: "Control messages"
@@ -16,20 +16,23 @@ use std::thread::JoinHandle;
 
 use hypervisor::event::Channel;
 use hypervisor::memory::{CopyOp, Direction, GrantStatus, Memory, Using};
-use hypervisor::{DomId, GrantRef, HostError};
+use hypervisor::{DomId, GrantRef, HostError, PAGE_SIZE};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring::packet::steering::{MAPPING, Steering};
 use ring::wire::netif;
-use ring::wire::netif::control::{MAPPING_ENTRY, Operation, Request, Response, Status};
+use ring::wire::netif::control::{
+    Gref, GrefList, MAPPING_ENTRY, Operation, Request, Response, Status,
+};
 use ring::{Back, Listener};
 
 use crate::connect::ControlLink;
+use crate::kept::{self, Kept};
 use crate::queue::{Control as Line, Ended, Serving};
 use crate::stats::Stats;
 
-/// The most bytes of a table.
-const LARGEST: usize = MAPPING * MAPPING_ENTRY;
+/// The most bytes of a table or a list: each lies in one page.
+const LARGEST: usize = PAGE_SIZE;
 
 /// A control ring that is served.
 #[derive(Debug)]
@@ -164,8 +167,13 @@ fn sleep<C: Channel + AsFd>(
     Ok(channel.take())
 }
 
-/// Answers one request, if there is one.
-fn round<U: Using, M: Memory>(
+/// Answers one request of `peer`'s, if there is one, unseen until the ring is published. Says whether
+/// there was.
+///
+/// # Errors
+///
+/// The frontend's index cannot be.
+pub fn round<U: Using, M: Memory>(
     ring: &mut Back<netif::Control, M>,
     peer: DomId,
     domain: &U,
@@ -217,12 +225,54 @@ fn answer<U: Using>(
                 steer(&mut |steering| steering.set_mapping(offset, table))
             }))
         }
-        Operation::GetGrefMappingSize { queue } if queue < u32::from(serving.queues()) => {
-            (Status::SUCCESS, 0)
+        Operation::GetGrefMappingSize { queue } => match kept_of(serving, queue) {
+            Some(_) => (Status::SUCCESS, u32::try_from(kept::MOST).unwrap_or(u32::MAX)),
+            None => only(Status::INVALID_PARAMETER),
+        },
+        Operation::AddGrefMapping(list) => {
+            only(with_list(domain, peer, serving, list, |kept, grefs| {
+                kept.add(domain, peer, grefs)
+            }))
         }
-        Operation::GetGrefMappingSize { .. } => only(Status::INVALID_PARAMETER),
+        Operation::DelGrefMapping(list) => {
+            let mut removed = 0;
+            let status = with_list(domain, peer, serving, list, |kept, grefs| {
+                removed = kept.remove(grefs);
+                let mut bytes: Vec<u8> = grefs.iter().flat_map(Gref::encode).collect();
+                let (gref, direction) = (list.gref, Direction::ToPeer);
+                match copy(domain, peer, gref, direction, &mut bytes) {
+                    true => Status::SUCCESS,
+                    false => Status::INVALID_PARAMETER,
+                }
+            });
+            (status, removed)
+        }
         _ => only(Status::NOT_SUPPORTED),
     }
+}
+
+fn kept_of(serving: &Serving, queue: u32) -> Option<&Kept> {
+    serving.kept(u16::try_from(queue).ok()?)
+}
+
+/// Reads a list of grants, and does something with them.
+fn with_list<U: Using>(
+    domain: &U,
+    peer: DomId,
+    serving: &Serving,
+    list: GrefList,
+    what: impl FnOnce(&Kept, &mut [Gref]) -> Status,
+) -> Status {
+    let Some(kept) = kept_of(serving, list.queue) else { return Status::INVALID_PARAMETER };
+    if list.entries as usize > Gref::PER_PAGE {
+        return Status::INVALID_PARAMETER;
+    }
+    let bytes = list.entries.saturating_mul(Gref::SIZE as u32);
+    with_page(domain, peer, list.gref, bytes, |bytes| {
+        let (entries, _) = bytes.as_chunks();
+        let mut grefs: Vec<Gref> = entries.iter().map(Gref::decode).collect();
+        what(kept, &mut grefs)
+    })
 }
 
 /// Copies the first `len` bytes of a page and does something with them.
@@ -240,10 +290,21 @@ fn with_page<U: Using>(
     if local.is_empty() {
         return what(local);
     }
-    let (direction, status) = (Direction::FromPeer, GrantStatus::GENERAL_ERROR);
-    let mut op = CopyOp { gref, offset: 0, direction, local, status };
-    match domain.copy(peer, std::slice::from_mut(&mut op)) {
-        Ok(()) if op.status.is_okay() => what(op.local),
-        _ => Status::INVALID_PARAMETER,
+    if copy(domain, peer, gref, Direction::FromPeer, local) {
+        what(local)
+    } else {
+        Status::INVALID_PARAMETER
     }
+}
+
+/// Copies between the beginning of a page and `local`. Says whether that was done.
+fn copy<U: Using>(
+    domain: &U,
+    peer: DomId,
+    gref: GrantRef,
+    direction: Direction,
+    local: &mut [u8],
+) -> bool {
+    let mut op = CopyOp { gref, offset: 0, direction, local, status: GrantStatus::GENERAL_ERROR };
+    domain.copy(peer, std::slice::from_mut(&mut op)).is_ok() && op.status.is_okay()
 }

@@ -14,6 +14,7 @@
 // How a frontend and this backend come together.
 pub mod connect;
 pub mod control;
+pub mod kept;
 
 // The device around it: its life, and what others may ask of it.
 pub mod ctl;

@@ -1,6 +1,7 @@
-//! The control ring: telling the backend how to spread packets over our queues.
+//! The control ring: telling the backend how to spread packets over our queues, and which of our pages
+//! to keep mapped.
 //!
-//! One question at a time, each answered before the next. Tables go through one page that is granted for
+//! One question at a time, each answered before the next. Tables and lists go through one page that is granted for
 //! as long as the connection lasts and holds nothing else. The backend is not trusted: an answer must be to
 //! the question that was asked, and comes once. That it will not have hashes is no fault: packets then
 //! come on whichever queue it likes.
@@ -16,10 +17,13 @@ use hypervisor::memory::{Access, Granting, Memory};
 use hypervisor::{DomId, Error, GrantRef, PeerFault};
 use ring::Front;
 use ring::wire::netif::Control as Protocol;
-use ring::wire::netif::control::{Algorithm, HashTypes, Operation, Request, Status};
+use ring::wire::netif::control::{
+    Algorithm, Gref, GrefList, HashTypes, Operation, Request, Status,
+};
 
 use crate::link::granted_ring;
 use crate::negotiate::ControlKeys;
+use crate::staging::{Ask, Staging};
 
 /// The most bytes of a key that any backend takes.
 pub const MOST_KEY: usize = 40;
@@ -60,18 +64,21 @@ pub struct ControlLink<H: Granting + Events> {
     /// For keys and mappings.
     page: H::Memory,
     page_grefs: Vec<GrantRef>,
+    staging: Staging,
 }
 
 impl<H: Granting + Events> ControlLink<H> {
     pub(crate) fn new(
         platform: &H,
         peer: DomId,
+        staging: Staging,
         quarantine: &mut Quarantine<H>,
     ) -> Result<Self, Error> {
         let (ring, ring_grefs) = granted_ring(platform, peer)?;
         let mut page_grefs = alloc::vec![GrantRef(0)];
         let page = Granting::allocate(platform, 1, peer).and_then(|page| {
-            platform.grant(&page, 0, Access::ReadOnly, &mut page_grefs)?;
+            // Lists are to be granted so, though nothing is ever read from what the backend wrote.
+            platform.grant(&page, 0, Access::ReadWrite, &mut page_grefs)?;
             Ok(page)
         });
         let page = match page {
@@ -84,7 +91,7 @@ impl<H: Granting + Events> ControlLink<H> {
         match Events::allocate(platform, peer) {
             Ok(channel) => {
                 let channel = Arc::new(channel);
-                Ok(Self { peer, ring, ring_grefs, channel, page, page_grefs })
+                Ok(Self { peer, ring, ring_grefs, channel, page, page_grefs, staging })
             }
             Err(error) => {
                 quarantine.retire(platform, ring.into_memory(), ring_grefs);
@@ -101,7 +108,7 @@ impl<H: Granting + Events> ControlLink<H> {
 
     fn page(&self, bytes: &[u8]) -> GrantRef {
         let copied = self.page.write_at(0, bytes);
-        debug_assert_eq!(copied, Ok(()), "tables are smaller than a page");
+        debug_assert_eq!(copied, Ok(()), "tables and lists are no larger than a page");
         self.page_grefs.first().copied().unwrap_or(GrantRef(0))
     }
 
@@ -176,19 +183,19 @@ impl<H: Granting + Events> Control<H> {
         self.state
     }
 
-    /// The event channel by which the backend says that it answered.
+    /// The event channel by which the backend says that it answered, while it was asked.
     #[must_use]
     pub fn channel(&self) -> Option<&Arc<H::Channel>> {
-        self.link.as_ref().map(|link| &link.channel)
+        self.link.as_ref().filter(|_| self.asked.is_some()).map(|link| &link.channel)
     }
 
-    /// Takes answers, asks on, and listens for the next answer.
+    /// Takes answers, asks on, and listens for the next answer. Costs next to nothing when all is asked.
     ///
     /// # Errors
     ///
     /// The backend broke the protocol; the device is to be told.
     pub fn poll(&mut self) -> Result<(), PeerFault> {
-        loop {
+        while self.asked.is_some() {
             let Some(link) = &mut self.link else { return Ok(()) };
             link.channel.take();
             link.channel.unmask();
@@ -208,42 +215,73 @@ impl<H: Granting + Events> Control<H> {
                     return Err(PeerFault::new(link.peer, what, answer.id));
                 }
             }
-            if answer.status != Status::SUCCESS {
-                self.state = HashState::Refused(answer.kind, answer.status);
-                continue;
+            let done = answer.status == Status::SUCCESS;
+            match (self.state, done) {
+                (HashState::Setting, true) => {}
+                (HashState::Setting, false) => {
+                    self.state = HashState::Refused(answer.kind, answer.status);
+                }
+                (_, true) => link.staging.answered(answer.data),
+                (_, false) => link.staging.refused(),
             }
             self.go_on();
         }
+        Ok(())
+    }
+
+    /// How many of our pages the backend keeps mapped.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.link.as_ref().map_or(0, |link| link.staging.kept())
     }
 
     /// Asks the next question, if there is one.
     fn go_on(&mut self) {
-        let (Some(link), Some(wanted)) = (&mut self.link, &self.wanted) else { return };
-        if self.state != HashState::Setting {
-            return;
+        let Some(link) = &mut self.link else { return };
+        let mut operation = None;
+        if let (HashState::Setting, Some(wanted)) = (self.state, &self.wanted) {
+            operation = link.setup(wanted, self.step);
+            self.step = self.step.saturating_add(1);
+            if operation.is_none() {
+                self.state = HashState::Set;
+            }
         }
+        let Some(operation) = operation.or_else(|| link.keep()) else { return };
+        self.id = self.id.wrapping_add(1);
+        self.asked = Some(link.ask(self.id, operation));
+    }
+}
+
+impl<H: Granting + Events> ControlLink<H> {
+    /// What to ask so that packets are spread as `wanted`, after so many questions about that.
+    fn setup(&self, wanted: &HashSetup, step: usize) -> Option<Operation> {
         let entries = u32::try_from(wanted.mapping.len()).unwrap_or(0);
-        let operation = match self.step {
+        Some(match step {
             // The order matters: without an algorithm nothing else is taken.
             0 => Operation::SetHashAlgorithm(Algorithm::TOEPLITZ),
             1 => Operation::SetHashFlags(wanted.types),
             2 => Operation::SetHashKey {
-                gref: link.page(&wanted.key),
+                gref: self.page(&wanted.key),
                 size: u32::try_from(wanted.key.len()).unwrap_or(0),
             },
             3 => Operation::SetHashMappingSize { entries },
             4 if entries > 0 => {
                 let table: Vec<u8> =
                     wanted.mapping.iter().flat_map(|queue| queue.to_le_bytes()).collect();
-                Operation::SetHashMapping { gref: link.page(&table), entries, offset: 0 }
+                Operation::SetHashMapping { gref: self.page(&table), entries, offset: 0 }
             }
-            _ => {
-                self.state = HashState::Set;
-                return;
+            _ => return None,
+        })
+    }
+
+    /// What to ask so that pages stay mapped.
+    fn keep(&mut self) -> Option<Operation> {
+        Some(match self.staging.next()? {
+            Ask::Room(queue) => Operation::GetGrefMappingSize { queue },
+            Ask::Keep(queue, list) => {
+                let entries = u32::try_from(list.len() / Gref::SIZE).unwrap_or(0);
+                Operation::AddGrefMapping(GrefList { queue, gref: self.page(&list), entries })
             }
-        };
-        self.step = self.step.saturating_add(1);
-        self.id = self.id.wrapping_add(1);
-        self.asked = Some(link.ask(self.id, operation));
+        })
     }
 }

@@ -15,6 +15,7 @@ use hypervisor::xenbus::{Seat, State};
 use crate::control::{ControlLink, HashSetup};
 use crate::link::{Link, Wanted};
 use crate::negotiate::{self, NetInfo, Offer, Offloads, QueueKeys, Wishes};
+use crate::staging::Staging;
 
 pub use hypervisor::frontend::{Ending, Phase, Platform};
 
@@ -38,6 +39,9 @@ pub struct Config {
     pub multicast_control: bool,
     /// How packets are to be spread over the queues.
     pub hash: Option<HashSetup>,
+    /// Whether the backend shall keep our pages mapped, as far as it does that. They stay granted for as
+    /// long as the connection either way.
+    pub staging: bool,
 }
 
 impl Default for Config {
@@ -51,6 +55,7 @@ impl Default for Config {
             high: 256,
             multicast_control: false,
             hash: None,
+            staging: true,
         }
     }
 }
@@ -129,8 +134,10 @@ impl Net {
                 }
             }
         }
-        if config.hash.is_some() && offer.control_ring {
-            match ControlLink::new(platform, seat.peer, quarantine) {
+        if (config.hash.is_some() || config.staging) && offer.control_ring {
+            let pages = made.queues.iter().filter(|_| config.staging).map(Link::grefs);
+            let staging = Staging::new(pages);
+            match ControlLink::new(platform, seat.peer, staging, quarantine) {
                 Ok(control) => made.control = Some(control),
                 Err(error) => {
                     made.retire(platform, quarantine);

@@ -117,6 +117,12 @@ impl<H: Platform> Interface<H> {
         self.control.state()
     }
 
+    /// How many of our pages the backend keeps mapped.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.control.kept()
+    }
+
     /// What all queues have done so far, together.
     #[must_use]
     pub fn counters(&self) -> Counters {

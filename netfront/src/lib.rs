@@ -49,6 +49,7 @@ pub mod queue;
 mod receive;
 mod refill;
 mod shadow;
+mod staging;
 #[cfg(feature = "smoltcp")]
 pub mod smoltcp;
 mod transmit;

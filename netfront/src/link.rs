@@ -175,6 +175,11 @@ impl<H: Granting + Events> Link<H> {
         }
     }
 
+    /// The pages through which packets are bounced, either way.
+    pub(crate) fn grefs(&self) -> Vec<GrantRef> {
+        [self.tx.pool.grefs(), self.rx.pool.grefs()].concat()
+    }
+
     /// What may be sent to the backend.
     #[must_use]
     pub fn sends(&self) -> Offloads {

@@ -125,6 +125,12 @@ impl<M: Memory> Pool<M> {
         self.grefs.get(page.0 as usize).copied().unwrap_or(GrantRef(0))
     }
 
+    /// By which references the backend knows its pages, in their order.
+    #[must_use]
+    pub fn grefs(&self) -> &[GrantRef] {
+        &self.grefs
+    }
+
     /// Takes the pool apart, to be retired.
     #[must_use]
     pub fn into_parts(self) -> (M, Vec<GrantRef>) {

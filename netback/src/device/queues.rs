@@ -10,8 +10,8 @@ use hypervisor::store::Store;
 use hypervisor::xenbus::Seat;
 use hypervisor::{Error, HostError};
 
-use crate::connect::xenbus::{self, Offer, Transport};
 use crate::connect::Connection;
+use crate::connect::xenbus::{self, Offer, Transport};
 use crate::control;
 use crate::device::uplink::Open;
 use crate::device::vif::Standing;

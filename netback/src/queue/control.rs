@@ -14,6 +14,7 @@ use ring::packet::steering::Steering;
 use super::Inbox;
 use crate::credit::Limits;
 use crate::filter::{Groups, Sources};
+use crate::kept::Kept;
 use crate::rx::Bounds;
 
 /// What the queues of one connection have in common.
@@ -34,6 +35,8 @@ pub struct Serving {
     pub idle: Duration,
     /// One for each queue.
     inboxes: Vec<Inbox>,
+    /// One for each queue.
+    kept: Vec<Kept>,
     queues: u16,
     steering: RwLock<Steering>,
     /// Whether there is anything in it.
@@ -56,6 +59,7 @@ impl Serving {
             waiting: Waiting::default(),
             idle: Duration::from_secs(10),
             inboxes: (0..queues).map(|_| Inbox::default()).collect(),
+            kept: (0..queues).map(|_| Kept::default()).collect(),
             queues,
             steering: RwLock::new(Steering::new(queues)),
             steered: AtomicBool::new(false),
@@ -86,6 +90,13 @@ impl Serving {
     #[must_use]
     pub fn inbox(&self, number: u16) -> Option<&Inbox> {
         self.inboxes.get(usize::from(number))
+    }
+
+    /// Which of the frontend's grants queue `number` keeps mapped.
+    #[inline]
+    #[must_use]
+    pub fn kept(&self, number: u16) -> Option<&Kept> {
+        self.kept.get(usize::from(number))
     }
 
     /// How the frontend wants packets hashed and spread, where it said.

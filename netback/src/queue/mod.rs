@@ -34,6 +34,7 @@ pub use start::{Handle, Parts, spawn};
 
 use crate::buffer::{Buffer, Pool};
 use crate::connect::{Channels, Features, Link};
+use crate::kept::Kept;
 use crate::notify::notify;
 use crate::port::Port;
 use crate::rx::Rx;
@@ -54,6 +55,8 @@ pub struct Around<'a, U> {
     pub domain: &'a U,
     /// What the device's queues share.
     pub serving: &'a Serving,
+    /// Which of the guest's grants this queue keeps mapped.
+    pub kept: Option<&'a Kept>,
     /// Where to count.
     pub stats: &'a Stats,
     /// When it is, in nanoseconds.
@@ -188,8 +191,8 @@ where
     #[inline]
     fn round(&mut self, now: u64) -> Result<bool, Broken> {
         let Self { tx, rx, port, pool, arrived, .. } = self;
-        let around =
-            Around { domain: &self.domain, serving: &self.serving, stats: &self.stats, now };
+        let (domain, serving, stats) = (&self.domain, &*self.serving, &*self.stats);
+        let around = Around { domain, serving, kept: serving.kept(self.number), stats, now };
         let sent = tx.round(&around, port, pool);
         // At once: a guest that waits for room goes on while its packets are sent.
         notify(&self.channels, sent.notify, None, &self.stats)?;

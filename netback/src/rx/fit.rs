@@ -18,6 +18,8 @@ pub struct Page {
     pub owed: ResponseSlot,
     /// What it is answered with.
     pub answer: Answer,
+    /// Whether what it says is done.
+    pub copied: bool,
 }
 
 /// What a page is answered with.
@@ -50,7 +52,7 @@ pub fn fit<M: Memory>(
             Placed::Data { copy, response } => Answer::Data(copy, response),
             Placed::Extra(slot) => Answer::Extra(slot),
         };
-        pages.push(Page { owed, answer });
+        pages.push(Page { owed, answer, copied: false });
     }
     Ok(slots)
 }

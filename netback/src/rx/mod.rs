@@ -125,7 +125,7 @@ impl<M: Memory> Rx<M> {
             let peer = self.post.peer();
             let (packets, pages) = (self.going.iter_mut(), self.pages.as_mut_slice());
             stats.rx_slots.add(pages.len() as u64);
-            copy_out::copy_out(around.domain, peer, packets, pages, stats);
+            copy_out::copy_out(around.domain, peer, around.kept, packets, pages, stats);
             respond::respond(self.pages.drain(..), &mut self.post);
             for (waiting, _) in self.going.drain(..) {
                 respond::given(waiting, pool, stats);

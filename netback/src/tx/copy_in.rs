@@ -10,17 +10,22 @@ use hypervisor::memory::{CopyOp, Direction, GrantStatus, Using};
 use ring::wire::netif::gather::Content;
 
 use super::{Fate, Staged};
-use crate::stats::Loss;
+use crate::kept::Kept;
+use crate::stats::{Loss, Stats};
 
-/// Copies what is `staged` of `peer`.
+/// Copies what is `staged` of `peer`, which has its grants in `kept` stay mapped.
 #[inline]
 pub fn copy_in<'a, U: Using>(
     domain: &U,
     peer: DomId,
+    kept: Option<&Kept>,
     staged: impl Iterator<Item = &'a mut Staged>,
     pieces: usize,
+    stats: &Stats,
 ) {
-    let mut ops = Vec::with_capacity(pieces);
+    let kept = kept.and_then(Kept::look);
+    let mut found = 0_u64;
+    let mut ops = Vec::with_capacity(if kept.is_some() { 0 } else { pieces });
     let mut fates = Vec::new();
     for Staged { chain, buffer, fate } in staged {
         let (Some(buffer), Content::Packet(packet)) = (buffer, chain.content()) else { continue };
@@ -33,6 +38,14 @@ pub fn copy_in<'a, U: Using>(
                 break;
             };
             rest = after;
+            let there = kept.as_ref().and_then(|kept| kept.read(piece.gref, piece.offset, local));
+            if let Some(copied) = there {
+                found = found.saturating_add(1);
+                if !copied {
+                    *fate = Fate::Lost(Loss::TxGrant);
+                }
+                continue;
+            }
             let status = GrantStatus::GENERAL_ERROR;
             let direction = Direction::FromPeer;
             ops.push(CopyOp { gref: piece.gref, offset: piece.offset, direction, local, status });
@@ -40,6 +53,8 @@ pub fn copy_in<'a, U: Using>(
         }
         fates.push((count, fate));
     }
+    drop(kept);
+    stats.tx_kept.add(found);
     if ops.is_empty() {
         return;
     }

@@ -116,7 +116,8 @@ impl<M: Memory> Tx<M> {
         if self.staged.is_empty() {
             return Round { worked: false, notify: None, fault };
         }
-        copy_in::copy_in(around.domain, self.receive.peer(), self.staged.iter_mut(), slots);
+        let (peer, staged) = (self.receive.peer(), self.staged.iter_mut());
+        copy_in::copy_in(around.domain, peer, around.kept, staged, slots, around.stats);
         for mut staged in self.staged.drain(..) {
             validate::validate(&mut staged, &serving.sources);
             respond::send(&mut staged, port, needs.pool, around.stats);

@@ -4,24 +4,32 @@ use std::sync::Arc;
 
 use hypervisor::backend::Offer as _;
 use hypervisor::embedded::Domain;
+use hypervisor::event::{Channel as _, Events};
+use hypervisor::memory::{Access, Granting, Memory as _, Using as _};
 use hypervisor::store::{Store, Transaction};
 use hypervisor::testing::Machine;
 use hypervisor::xenbus::{End, Pair, Published, Seat, State};
 use hypervisor::{Error, EventPort, GrantRef};
+use netback::connect::ControlLink;
 use netback::connect::xenbus::{self, Offer, Ports};
 use netback::control;
 use netback::credit::Rate;
 use netback::filter::Sources;
+use netback::kept::{Kept, MOST};
 use netback::port::memory::{Memory as Far, pair};
 use netback::queue::{Ended, Handle, Parts, Serving, spawn};
 use netback::stats::Stats;
 use netback::vnet;
 use netfront::{Config, HashSetup, HashState, Interface, Phase};
+use ring::Front;
 use ring::packet::Headers;
 use ring::packet::flow::Flow;
 use ring::packet::steering::Steering;
+use ring::wire::netif;
 use ring::wire::netif::chain::Offload;
-use ring::wire::netif::control::{Algorithm, HashTypes};
+use ring::wire::netif::control::{
+    self as control_wire, Algorithm, Gref, GrefList, HashTypes, Operation, Status,
+};
 
 use super::packets::Shape;
 use super::scene::eventually;
@@ -191,6 +199,163 @@ fn packets_come_on_the_queues_that_the_frontend_chose() {
     let steered: u64 = meeting.queues.iter().map(|q| q.stats().snapshot().rx_steered).sum();
     assert!(steered > 0);
     meeting.end();
+}
+
+/// Keeps pages mapped, and sends and receives through them, and through others.
+#[test]
+fn pages_that_the_frontend_wants_kept_stay_mapped_and_are_copied_without_asking() {
+    for (asked, staging) in [(1, true), (3, true), (2, false)] {
+        let mut meeting = meet(3, config(asked, |config| config.staging = staging));
+        let pages = if staging { 530 * asked as usize } else { 0 };
+        eventually("the pages are kept", || {
+            meeting.interface.poll().unwrap();
+            meeting.interface.kept() == pages
+        });
+        let there: usize = (0..3).filter_map(|n| meeting.serving.kept(n)).map(Kept::len).sum();
+        assert_eq!(there, pages);
+        for seed in 0..20_u8 {
+            let payload = usize::from(seed) * 3000;
+            let packet = Shape { v6: seed % 2 == 0, tcp: true, payload, seed }.bytes();
+            let number = usize::from(seed) % meeting.fars.len();
+            let queue = &mut meeting.interface.queues()[number];
+            queue.send(&[&packet], Offload::default()).unwrap();
+            queue.flush();
+            eventually("a packet from the guest", || {
+                meeting.fars[number].take().is_some_and(|(_, came)| {
+                    assert!(came == packet, "another packet than was sent");
+                    true
+                })
+            });
+            assert!(meeting.fars[number].put(&vnet::Header::default(), &packet));
+            assert!(meeting.receive().1 == packet, "another packet than was sent");
+        }
+        for queue in &meeting.queues {
+            let stats = queue.stats().snapshot();
+            let kept = if staging { (stats.tx_slots, stats.rx_slots) } else { (0, 0) };
+            assert_eq!((stats.tx_kept, stats.rx_kept), kept);
+            assert!(stats.tx_slots > 20 && stats.rx_slots > 20);
+        }
+        meeting.end();
+    }
+}
+
+/// Asks on a control ring of our own, and gives what is answered.
+struct Asking {
+    ring: Front<netif::Control, <Domain as Granting>::Memory>,
+    channel: <Domain as Events>::Channel,
+    page: <Domain as Granting>::Memory,
+    gref: GrantRef,
+    id: u16,
+}
+
+impl Asking {
+    fn ask(&mut self, operation: Operation) -> (Status, u32) {
+        self.id += 1;
+        let request = control_wire::Request { id: self.id, operation };
+        self.ring.push(&request).unwrap();
+        if self.ring.publish().is_needed() {
+            self.channel.notify().unwrap();
+        }
+        let mut answer = None;
+        eventually("an answer", || {
+            answer = self.ring.take_response().unwrap();
+            answer.is_some()
+        });
+        let answer = answer.unwrap();
+        assert_eq!((answer.id, answer.kind), (self.id, operation.number()));
+        (answer.status, answer.data)
+    }
+
+    /// Puts a list into the page.
+    fn list(&self, grefs: &[(GrantRef, u16)]) -> GrefList {
+        let entry = |(gref, flags): &(GrantRef, u16)| {
+            Gref { gref: *gref, flags: *flags, status: 0xFFFF }.encode()
+        };
+        let bytes: Vec<u8> = grefs.iter().flat_map(entry).collect();
+        self.page.write_at(0, &bytes).unwrap();
+        GrefList { queue: 0, gref: self.gref, entries: grefs.len() as u32 }
+    }
+
+    /// What the backend wrote of each.
+    fn statuses(&self, many: usize) -> Vec<u16> {
+        let mut bytes = vec![0; many * Gref::SIZE];
+        self.page.read_at(0, &mut bytes).unwrap();
+        bytes.as_chunks().0.iter().map(|entry| Gref::decode(entry).status).collect()
+    }
+}
+
+#[test]
+fn what_a_frontend_wants_kept_is_kept_whole_or_not_at_all() {
+    let (_machine, guest, back, seat) = device();
+    let granted = |pages: usize, access| {
+        let memory = Granting::allocate(&guest, pages, back.id()).unwrap();
+        let mut grefs = vec![GrantRef(0); pages];
+        guest.grant(&memory, 0, access, &mut grefs).unwrap();
+        (memory, grefs)
+    };
+    let (ring, ring_gref) = granted(1, Access::ReadWrite);
+    let (page, page_gref) = granted(1, Access::ReadWrite);
+    let (_data, data) = granted(3, Access::ReadWrite);
+    let (_closed, closed) = granted(1, Access::ReadOnly);
+    let channel = Events::allocate(&guest, back.id()).unwrap();
+    let ring = Front::init(ring).unwrap();
+    let mapped = back.map(guest.id(), &ring_gref, Access::ReadWrite).unwrap();
+    let link = ControlLink::new(mapped, back.bind(guest.id(), channel.port()).unwrap());
+    let serving = Arc::new(Serving::new(2, Sources::default()));
+    let shared = Arc::clone(&serving);
+    let handle = control::spawn("control", seat.peer, link, back.clone(), shared, |_| {}).unwrap();
+    let mut asking = Asking { ring, channel, page, gref: page_gref[0], id: 0 };
+    let kept = serving.kept(0).unwrap();
+    let (done, wrong) = (Status::SUCCESS, Status::INVALID_PARAMETER);
+    let most = u32::try_from(MOST).unwrap();
+    assert_eq!(asking.ask(Operation::GetGrefMappingSize { queue: 1 }), (done, most));
+    assert_eq!(asking.ask(Operation::GetGrefMappingSize { queue: 2 }).0, wrong);
+
+    let add = |asking: &mut Asking, grefs: &[(GrantRef, u16)]| {
+        let list = asking.list(grefs);
+        asking.ask(Operation::AddGrefMapping(list)).0
+    };
+    let nobodys = GrantRef(60_000);
+    for bad in [
+        vec![(data[0], 0), (nobodys, 0)],
+        vec![(data[0], 0), (data[0], 0)],
+        vec![(data[0], 0), (closed[0], 0)],
+        vec![(data[0], 2)],
+    ] {
+        assert_eq!((add(&mut asking, &bad), kept.len()), (wrong, 0), "{bad:?}");
+    }
+    let two = [(data[0], 0), (closed[0], Gref::READ_ONLY)];
+    assert_eq!((add(&mut asking, &two), kept.len()), (done, 2));
+    assert_eq!((add(&mut asking, &[(data[1], 0), (data[0], 0)]), kept.len()), (wrong, 2));
+    let look = kept.look().unwrap();
+    let mut bytes = [1; 8];
+    assert_eq!(look.write(data[0], 4088, &[7; 8]), Some(true));
+    assert_eq!((look.read(data[0], 4088, &mut bytes), bytes), (Some(true), [7; 8]));
+    assert_eq!(look.read(data[0], 4089, &mut bytes), Some(false), "past its end");
+    assert_eq!(look.write(closed[0], 0, &[7; 8]), Some(false), "to be read only");
+    assert_eq!(look.read(closed[0], 0, &mut bytes), Some(true));
+    assert_eq!(look.read(data[1], 0, &mut bytes), None);
+    drop(look);
+
+    // Lists that cannot be.
+    let list = asking.list(&two);
+    for bad in [
+        GrefList { queue: 2, ..list },
+        GrefList { entries: 513, ..list },
+        GrefList { entries: u32::MAX, ..list },
+        GrefList { gref: nobodys, ..list },
+    ] {
+        assert_eq!(asking.ask(Operation::AddGrefMapping(bad)).0, wrong);
+        assert_eq!(asking.ask(Operation::DelGrefMapping(bad)), (wrong, 0));
+    }
+    assert_eq!(kept.len(), 2);
+
+    let list = asking.list(&[(data[0], 0), (data[1], 0), (closed[0], 0), (data[0], 0)]);
+    assert_eq!(asking.ask(Operation::DelGrefMapping(list)), (done, 2));
+    assert_eq!(asking.statuses(4), [0, 2, 0, 2]);
+    assert!(kept.is_empty() && kept.look().is_none());
+    handle.stop();
+    assert_eq!(handle.join(), Ended::Stopped);
 }
 
 #[test]

@@ -64,7 +64,9 @@ fn a_backend_is_told_step_by_step() {
         interface.poll().unwrap();
     }
     assert_eq!(interface.hash_state(), HashState::Set);
-    assert_eq!(asked, [7, 2, 3, 5, 6]);
+    // And then for pages to be kept, which this one does not do.
+    assert_eq!(asked, [7, 2, 3, 5, 6, 8]);
+    assert_eq!(interface.kept(), 0);
     assert_eq!(steering.types(), (Status::SUCCESS, HashTypes::ALL));
 }
 

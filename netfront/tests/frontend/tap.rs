@@ -302,7 +302,7 @@ fn what_the_kernel_leaves_to_others_behind_a_vlan_tag_is_done_here() {
     }
     let tagged = std::mem::take(&mut *wire.tagged.lock().unwrap());
     assert_eq!(tagged.len(), 20);
-    let mut payload = Vec::new();
+    let mut payload: Vec<u8> = Vec::new();
     for (packet, offload) in &tagged {
         assert_eq!(*offload, Offload { checksum: Checksum::Validated, ..Offload::default() });
         assert!(transport::Checksum::find(packet).unwrap().is_right(packet));

@@ -26,10 +26,10 @@ pub const MOST_EXTENSIONS: usize = 8;
 
 /// EtherTypes.
 pub(super) mod ether_type {
-    pub const IPV4: u16 = 0x0800;
-    pub const IPV6: u16 = 0x86DD;
+    pub(in crate::packet) const IPV4: u16 = 0x0800;
+    pub(in crate::packet) const IPV6: u16 = 0x86DD;
     /// 802.1Q and 802.1ad.
-    pub const TAGS: [u16; 2] = [0x8100, 0x88A8];
+    pub(in crate::packet) const TAGS: [u16; 2] = [0x8100, 0x88A8];
 }
 
 /// Numbers of protocols and extensions in IP.

@@ -66,7 +66,7 @@ proptest! {
     fn segments_together_are_the_packet(made in any_made(), size in 1_u16..400) {
         let packet = made.bytes();
         let segments = all(&packet, size);
-        let mut payload = Vec::new();
+        let mut payload: Vec<u8> = Vec::new();
         for segment in &segments {
             let headers = Headers::find(segment).unwrap();
             let ip = headers.ip.as_ref().unwrap();
