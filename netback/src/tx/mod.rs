@@ -4,7 +4,7 @@
 //! receive -> assemble -> copy_in -> validate -> send -> respond
 //! ```
 //!
-//! A round takes up to [`BATCH`] packets, or about [`SLOTS`] slots, through all stages: one copy from the
+//! A round takes up to [`BATCH`] packets, or about a quarter of a ring, through all stages: one copy from the
 //! guest's pages, one publication of answers.
 
 pub mod receive;
