@@ -3,7 +3,7 @@
 //! Requests are rare and may wait, so the ring has a thread that sleeps. What they change is shared with
 //! the queues ([`Serving`]), which look at it with every packet once there is something.
 //!
-//! A frontend may also have grants of its own stay mapped, for each queue ([`kept`](crate::kept)).
+//! A frontend may also have grants of its own stay mapped, for each queue ([`kept`]).
 //!
 //! Before: `connect`. After: `rx::take`. Trust: the frontend wrote every field; keys and tables are
 //! copied out of its pages once, bounded before that, and checked as copies. Source: "Control messages"
