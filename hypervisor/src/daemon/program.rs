@@ -4,7 +4,10 @@ use std::ffi::OsString;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 use std::{env, io};
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::backend::Spot;
 use crate::backend::watch::Starter;
@@ -12,6 +15,24 @@ use crate::find::DOMAIN_VARIABLE;
 use crate::{DomId, HostError};
 
 use super::control::socket;
+
+/// Says to a process that serves a device since when nobody does, in nanoseconds of the machine's clock that
+/// never goes back.
+const SINCE: &str = "DOMKIT_UNSERVED_SINCE";
+
+/// Since when nobody serves the device for which this process was started: the end of the process before
+/// it, where whoever started this one saw that; else now.
+#[must_use]
+pub fn unserved_since() -> Instant {
+    let now = Instant::now();
+    let said = env::var(SINCE).ok().and_then(|said| said.parse().ok());
+    let passed = said.and_then(|then: u64| clock()?.checked_sub(Duration::from_nanos(then)));
+    passed.and_then(|passed| now.checked_sub(passed)).unwrap_or(now)
+}
+
+fn clock() -> Option<Duration> {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).ok().map(Duration::from)
+}
 
 /// This program, to be started for a device with `--device` and where that is.
 #[derive(Clone, Debug)]
@@ -44,10 +65,15 @@ impl Program {
 }
 
 impl Starter for Program {
-    fn start(&self, spot: &Spot) -> io::Result<Child> {
+    fn start(&self, spot: &Spot, since: Option<Instant>) -> io::Result<Child> {
         let mut command = Command::new(&self.path);
         if let Some(domain) = &self.domain {
             command.env(DOMAIN_VARIABLE, domain.to_string());
+        }
+        command.env_remove(SINCE);
+        if let (Some(since), Some(now)) = (since, clock()) {
+            let then = now.saturating_sub(since.elapsed());
+            command.env(SINCE, then.as_nanos().to_string());
         }
         command
             .arg("--device")

@@ -2,10 +2,13 @@
 //!
 //! A process that ends with success is done with its device, until that is made anew. One that
 //! fails is started again after a while, which doubles up to half a minute each time that it did not
-//! hold out for a minute. Units: real time.
+//! hold out for a minute. One that was killed while it served is started again at once: a guest
+//! waits. One that dies of a signal as soon as it is started, again and again, is given up, as what it is given to
+//! do may be what kills it. Units: real time.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -21,17 +24,22 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
 /// A process that held out for so long did not fail at once.
 const HELD_OUT: Duration = Duration::from_secs(60);
+/// A process that is killed sooner than this was not killed while it served.
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// How often in a row a process may be killed at once before it is given up.
+const DEATHS: u32 = 8;
 /// How often processes are looked for that a former watcher started: nobody tells of their end.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Starts processes, and knows of those that others started.
 pub trait Starter {
-    /// Starts one that serves the device at `spot`.
+    /// Starts one that serves the device at `spot`, which nobody has served since `since` where one
+    /// did before.
     ///
     /// # Errors
     ///
     /// The host refuses.
-    fn start(&self, spot: &Spot) -> io::Result<Child>;
+    fn start(&self, spot: &Spot, since: Option<Instant>) -> io::Result<Child>;
 
     /// Whether a process that we did not start serves the device at `spot`.
     fn is_served(&self, spot: &Spot) -> bool;
@@ -41,13 +49,36 @@ pub trait Starter {
 #[derive(Debug)]
 enum Kept {
     /// A process of ours serves it.
-    Served { child: Child, since: Instant, rest: Duration },
+    Served { child: Child, since: Instant, failures: Failures },
     /// A process of a former watcher's serves it.
     Elsewhere,
     /// Its process failed.
-    Resting { until: Instant, rest: Duration },
-    /// Its process is done with it.
+    Resting { since: Instant, until: Instant, failures: Failures },
+    /// Its process is done with it, or it was given up.
     Done,
+}
+
+/// What became of the processes before.
+#[derive(Clone, Copy, Debug)]
+struct Failures {
+    /// How long to wait after the next.
+    rest: Duration,
+    /// How many were killed at once, one after the other.
+    deaths: u32,
+}
+
+impl Failures {
+    const NONE: Self = Self { rest: SHORTEST, deaths: 0 };
+
+    /// How it is after one that lived for `lived`, and was or was not `killed`; and how long to wait.
+    fn after(self, lived: Duration, killed: bool) -> (Self, Duration) {
+        if killed && lived >= AT_ONCE {
+            return (Self::NONE, Duration::ZERO);
+        }
+        let rest = if lived >= HELD_OUT { SHORTEST } else { self.rest };
+        let deaths = if killed { self.deaths.saturating_add(1) } else { 0 };
+        (Self { rest: rest.saturating_mul(2).min(LONGEST), deaths }, rest)
+    }
 }
 
 /// All devices and their processes.
@@ -78,7 +109,7 @@ impl<T: Starter> Keeper<T> {
     /// Takes note of processes that ended.
     pub fn reap(&mut self, now: Instant) {
         for (spot, kept) in &mut self.kept {
-            let Kept::Served { child, since, rest } = kept else { continue };
+            let Kept::Served { child, since, failures } = kept else { continue };
             let ended = match child.try_wait() {
                 Ok(None) => continue,
                 Ok(Some(status)) => Some(status),
@@ -89,11 +120,17 @@ impl<T: Starter> Keeper<T> {
                 *kept = Kept::Done;
                 continue;
             }
-            let held_out = now.saturating_duration_since(*since) >= HELD_OUT;
-            let rest = if held_out { SHORTEST } else { *rest };
             let how = ended.map_or("its end was missed".to_owned(), |s: ExitStatus| s.to_string());
+            let killed = ended.is_some_and(|status| status.signal().is_some());
+            let (failures, rest) = failures.after(now.saturating_duration_since(*since), killed);
+            if failures.deaths >= DEATHS {
+                tracing::error!(device = %spot, "its process died at once ({how}) {DEATHS} times in a row; it is \
+                    given up until the device is made anew or this watcher is restarted");
+                *kept = Kept::Done;
+                continue;
+            }
             tracing::warn!(device = %spot, "its process failed ({how}); next try in {rest:?}");
-            *kept = failed(now, rest);
+            *kept = resting(now, now, rest, failures);
         }
     }
 
@@ -104,33 +141,34 @@ impl<T: Starter> Keeper<T> {
             matches!(kept, Kept::Served { .. }) || standing.iter().any(|there| there.spot == *spot)
         });
         for Standing { spot, fresh } in standing {
-            let rest = match self.kept.get(spot) {
-                None => SHORTEST,
+            let (failures, since) = match self.kept.get(spot) {
+                None => (Failures::NONE, None),
                 Some(Kept::Served { .. }) => continue,
                 Some(Kept::Elsewhere) if self.starter.is_served(spot) => continue,
                 Some(Kept::Resting { until, .. }) if *until > now => continue,
-                Some(Kept::Resting { rest, .. }) => *rest,
+                Some(Kept::Resting { failures, since, .. }) => (*failures, Some(*since)),
                 Some(Kept::Done) if !fresh => continue,
-                Some(Kept::Done | Kept::Elsewhere) => SHORTEST,
+                Some(Kept::Done | Kept::Elsewhere) => (Failures::NONE, None),
             };
-            let kept = self.start(spot, now, rest);
+            let kept = self.start(spot, now, failures, since);
             self.kept.insert(spot.clone(), kept);
         }
     }
 
-    fn start(&self, spot: &Spot, now: Instant, rest: Duration) -> Kept {
+    fn start(&self, spot: &Spot, now: Instant, failures: Failures, since: Option<Instant>) -> Kept {
         if self.starter.is_served(spot) {
             tracing::info!(device = %spot, "is served already");
             return Kept::Elsewhere;
         }
-        match self.starter.start(spot) {
+        match self.starter.start(spot, since) {
             Ok(child) => {
                 tracing::debug!(device = %spot, pid = child.id(), "process started");
-                Kept::Served { child, since: now, rest }
+                Kept::Served { child, since: now, failures }
             }
             Err(error) => {
                 tracing::warn!(device = %spot, "cannot start a process: {error}");
-                failed(now, rest)
+                let (failures, rest) = failures.after(Duration::ZERO, false);
+                resting(since.unwrap_or(now), now, rest, failures)
             }
         }
     }
@@ -160,9 +198,9 @@ impl<T: Starter> Keeper<T> {
     }
 }
 
-fn failed(now: Instant, rest: Duration) -> Kept {
+fn resting(since: Instant, now: Instant, rest: Duration, failures: Failures) -> Kept {
     let until = now.checked_add(rest).unwrap_or(now);
-    Kept::Resting { until, rest: rest.saturating_mul(2).min(LONGEST) }
+    Kept::Resting { since, until, failures }
 }
 
 #[cfg(test)]
@@ -181,7 +219,7 @@ mod tests {
     }
 
     impl Starter for &Script {
-        fn start(&self, spot: &Spot) -> io::Result<Child> {
+        fn start(&self, spot: &Spot, _: Option<Instant>) -> io::Result<Child> {
             self.started.borrow_mut().push(spot.name());
             let program = self.program.borrow();
             Command::new(program[0]).args(&program[1..]).spawn()
@@ -253,6 +291,56 @@ mod tests {
         // A device that is gone is nobody's any more.
         keeper.look(&[], now);
         assert_eq!(keeper.next_look(), None);
+    }
+
+    /// Starts a process for a device and has it killed when it has lived for `lived`.
+    fn lives(keeper: &mut Keeper<&Script>, now: Instant, lived: Duration) {
+        keeper.look(&[there(1, false)], now);
+        assert!(keeper.has_children());
+        keeper.end(true);
+        all_ended(keeper, now + lived);
+    }
+
+    #[test]
+    fn one_that_is_killed_while_it_serves_is_missed_at_once() {
+        let script = Script::default();
+        *script.program.borrow_mut() = vec!["sleep", "600"];
+        let mut keeper = Keeper::new(&script);
+        let mut now = Instant::now();
+        for _ in 0..50 {
+            lives(&mut keeper, now, AT_ONCE);
+            now += AT_ONCE;
+            assert_eq!(keeper.next_look(), Some(now));
+        }
+        assert_eq!(script.started.borrow().len(), 50);
+    }
+
+    #[test]
+    fn one_that_dies_at_once_again_and_again_is_given_up() {
+        let script = Script::default();
+        *script.program.borrow_mut() = vec!["sleep", "600"];
+        let mut keeper = Keeper::new(&script);
+        let mut now = Instant::now();
+        for death in 1..DEATHS {
+            lives(&mut keeper, now, Duration::ZERO);
+            let then = keeper.next_look().unwrap();
+            assert_eq!(then - now, SHORTEST * (1 << (death - 1)));
+            now = then;
+        }
+        // Once it has served, it counts anew.
+        lives(&mut keeper, now, AT_ONCE);
+        now += AT_ONCE;
+        for _ in 0..DEATHS {
+            lives(&mut keeper, now, Duration::ZERO);
+            now = keeper.next_look().unwrap_or(now);
+        }
+        let started = script.started.borrow().len();
+        keeper.look(&[there(1, false)], now + LONGEST);
+        assert_eq!((script.started.borrow().len(), keeper.next_look()), (started, None));
+        keeper.look(&[there(1, true)], now);
+        assert_eq!(script.started.borrow().len(), started + 1, "made anew");
+        keeper.end(true);
+        all_ended(&mut keeper, now);
     }
 
     #[test]
