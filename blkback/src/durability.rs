@@ -165,6 +165,11 @@ impl Standing {
         }
     }
 
+    /// One has failed with `errno`, in a process before this one.
+    pub fn lose(&self, errno: i32) {
+        let _ = self.lost.compare_exchange(0, errno, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
     /// The positive `errno` of the first flush that failed.
     #[must_use]
     pub fn lost(&self) -> Option<i32> {

@@ -10,6 +10,8 @@
 //! of keys and states is that of its state diagram. Units: `sectors` counts 512 bytes whatever the
 //! sector size is.
 
+use std::time::{Duration, Instant};
+
 use hypervisor::backend::{self, Key};
 use hypervisor::event::Events;
 use hypervisor::memory::{Access, Using};
@@ -25,6 +27,8 @@ pub const MAX_QUEUES: u32 = 64;
 pub const MAX_RING_PAGE_ORDER: u32 = 4;
 /// The longest `protocol` that could be one.
 const LONGEST_PROTOCOL: usize = 32;
+/// Time between two tries to bind a channel.
+const BETWEEN: Duration = Duration::from_millis(5);
 /// `EINVAL`: the hypervisor's word for a port that is not there or not for us.
 const EINVAL: i32 = 22;
 
@@ -162,7 +166,9 @@ pub fn read<S: Store + ?Sized>(
     Ok(Transport { layout, persistent, queues })
 }
 
-/// Maps the frontend's rings and binds its event channels.
+/// Maps the frontend's rings and binds its event channels. A channel that a process had which was just killed
+/// may be that one's for a moment, until the kernel is done with all that it had under way: so
+/// long is waited for it, within `patience`.
 ///
 /// # Errors
 ///
@@ -172,19 +178,26 @@ pub fn connect<H>(
     seat: &Seat,
     domain: &H,
     transport: &Transport,
+    patience: Duration,
 ) -> Result<Connection<H::Mapping, H::Channel>, Error>
 where
     H: Using + Events,
 {
+    let begun = Instant::now();
     let mut links = Vec::with_capacity(transport.queues.len());
     for queue in &transport.queues {
         let ring = domain.map(seat.peer, &queue.ring, Access::ReadWrite)?;
-        let channel = domain.bind(seat.peer, queue.port).map_err(|error| match error.errno {
-            EINVAL => {
-                Error::from(PeerFault::new(seat.peer, "event channel is refused", queue.port))
+        let channel = loop {
+            match domain.bind(seat.peer, queue.port) {
+                Ok(channel) => break channel,
+                Err(error) if error.errno != EINVAL => return Err(error.into()),
+                Err(_) if begun.elapsed() < patience => std::thread::sleep(BETWEEN),
+                Err(_) => {
+                    let what = "event channel is refused";
+                    return Err(PeerFault::new(seat.peer, what, queue.port).into());
+                }
             }
-            _ => error.into(),
-        })?;
+        };
         links.push(Link::new(ring, channel));
     }
     Ok(Connection::new(seat.peer, transport.layout, Features::new(transport.persistent), links))

@@ -67,6 +67,7 @@ impl DeviceDesk {
         let status = self.board.read();
         let geometry = self.disks.medium().geometry();
         let (iops, bytes) = self.disks.limits().get();
+        let (resumed, pause) = self.disks.resumed();
         Device {
             pid: process::id(),
             image: self.image.clone(),
@@ -82,6 +83,8 @@ impl DeviceDesk {
             guest_state: status.peer.to_string(),
             queues: u32::try_from(self.disks.queues()).unwrap_or(u32::MAX),
             connections: status.history.connections,
+            resumed,
+            pause_ms: pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
             fault: status.history.fault,
             faults: status.history.faults,
             unsaid: status.history.unsaid,

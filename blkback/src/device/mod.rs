@@ -7,6 +7,7 @@
 //! Before: `hypervisor::backend`. After: `connect`, and the queues.
 
 pub mod desk;
+pub mod keep;
 pub mod order;
 pub mod queues;
 pub mod wish;
@@ -17,6 +18,7 @@ use hypervisor::backend::Kind;
 use crate::vdev::Vdev;
 
 pub use desk::DeviceDesk;
+pub use keep::Keep;
 pub use queues::{Disks, Manner, Policy};
 pub use wish::Wish;
 

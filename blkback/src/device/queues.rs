@@ -6,21 +6,24 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hypervisor::backend::{Key, Kind, Platform, Running, Service, Waker};
 use hypervisor::event::Channel;
 use hypervisor::memory::Memory;
-use hypervisor::store::Store;
-use hypervisor::xenbus::Seat;
-use hypervisor::{ConfigError, Error, PAGE_SIZE};
+use hypervisor::store::{Store, Transaction};
+use hypervisor::xenbus::{Seat, State};
+use hypervisor::{ConfigError, Error};
 use ring::Waiting;
 
 use crate::connect::Connection;
 use crate::connect::xenbus::{self, Discard, Disk, Offer, Transport};
 use crate::control::{Counters, Ring};
+use crate::device::keep::{Keep, slots};
 use crate::device::{KIND, Resize};
 use crate::engine::Medium;
 use crate::image::Image;
+use crate::journal::Kept;
 use crate::policy::acquire::{Mapping, Reach};
 use crate::queue::{self, Command, Ended, Handle, Parts, Serving};
 use crate::stats::{Snapshot, Stats};
@@ -29,8 +32,6 @@ use crate::validate::Rules;
 
 /// Bytes in the units of the ring's sector numbers.
 const SECTOR: u64 = 512;
-/// Requests in a ring's first page, in every layout; each doubling of pages doubles them.
-const SLOTS_PER_PAGE: usize = 32;
 
 /// A medium and those who serve it.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub struct Disks {
     image: Option<Image>,
     serving: Arc<Serving>,
     counted: Arc<Mutex<Counted>>,
+    keep: Option<Keep>,
 }
 
 /// What a disk is to look like, whatever lies behind it.
@@ -62,6 +64,10 @@ struct Counted {
     before: Snapshot,
     /// What moved bytes last.
     engine: Option<&'static str>,
+    /// Connections that were gone on with after another process had served them.
+    resumed: u64,
+    /// How long the last of them was served by nobody.
+    pause: Option<Duration>,
 }
 
 /// How a medium is to be served.
@@ -99,8 +105,28 @@ impl Disks {
         serving.waiting = policy.waiting;
         serving.reach = policy.reach;
         serving.mapping = policy.mapping;
-        let manner = policy.manner;
-        Self { medium, manner, image, serving: Arc::new(serving), counted: Arc::default() }
+        Self {
+            medium,
+            manner: policy.manner,
+            image,
+            serving: Arc::new(serving),
+            counted: Arc::default(),
+            keep: None,
+        }
+    }
+
+    /// Keeps journals, as `keep` says.
+    #[must_use]
+    pub fn keeping(mut self, keep: Keep) -> Self {
+        self.keep = Some(keep);
+        self
+    }
+
+    /// Removes the journals: the device is no more.
+    pub fn forget(&self) {
+        if let Some(keep) = &self.keep {
+            keep.remove();
+        }
     }
 
     /// What is served.
@@ -167,6 +193,14 @@ impl Disks {
         self.counted().engine
     }
 
+    /// How many connections were gone on with after another process had served them, and for how long the
+    /// last of them was served by nobody.
+    #[must_use]
+    pub fn resumed(&self) -> (u64, Option<Duration>) {
+        let counted = self.counted();
+        (counted.resumed, counted.pause)
+    }
+
     /// Queues in use.
     #[must_use]
     pub fn queues(&self) -> usize {
@@ -227,12 +261,31 @@ where
         waker: Waker,
     ) -> Result<Queues, Error> {
         let transport = xenbus::read(seat, store, offer)?;
-        let connection = xenbus::connect(seat, domain, &transport)?;
+        let goes_on = seat.own_state(store, Transaction::NONE)? == State::Connected;
+        let patience = self.keep.as_ref().map_or(Duration::ZERO, |keep| keep.patience(goes_on));
+        let connection = xenbus::connect(seat, domain, &transport, patience)?;
         tracing::debug!(domain = %seat.peer, queues = transport.queues.len(),
             layout = ?transport.layout, persistent = transport.persistent, "connecting");
-        let mut queues = self.start(domain, connection, waker)?;
+        let kept = match &self.keep {
+            Some(keep) => keep.take_up(seat, &transport, &connection)?,
+            None => connection.queues.iter().map(|_| None).collect(),
+        };
+        let mut queues = self.start(domain, connection, kept, waker)?;
         queues.keys = Some((transport, *offer));
         Ok(queues)
+    }
+
+    fn recalls<S: Store + ?Sized>(
+        &self,
+        domain: &H,
+        seat: &Seat,
+        store: &S,
+        offer: &Offer,
+    ) -> Result<bool, Error> {
+        match &self.keep {
+            Some(keep) => keep.recalls(domain, seat, || xenbus::read(seat, store, offer)),
+            None => Ok(false),
+        }
     }
 
     fn describe(&self, offer: &Offer) -> Vec<Key> {
@@ -266,6 +319,7 @@ impl Disks {
         &self,
         domain: &H,
         connection: Connection<H::Mapping, H::Channel>,
+        kept: Vec<Option<Kept>>,
         waker: Waker,
     ) -> Result<Queues, Error>
     where
@@ -277,10 +331,9 @@ impl Disks {
         let broken = Arc::new(Mutex::new(None));
         let counted = Arc::clone(&self.counted);
         let mut queues = Queues { handles: Vec::new(), broken, counted, keys: None };
-        lock(&self.counted).now.clear();
-        for (link, queue) in links.into_iter().zip(0_u16..) {
-            let pages = link.ring.len() / PAGE_SIZE;
-            let slots = u32::try_from(pages.saturating_mul(SLOTS_PER_PAGE)).unwrap_or(u32::MAX);
+        self.count_resumed(&kept);
+        for ((link, journal), queue) in links.into_iter().zip(kept).zip(0_u16..) {
+            let slots = slots(link.ring.len());
             let stats = Arc::new(Stats::default());
             let parts = Parts {
                 name: format!("queue-{queue}"),
@@ -288,7 +341,7 @@ impl Disks {
                 layout,
                 features,
                 link,
-                journal: None,
+                journal,
                 domain: domain.clone(),
                 serving: Arc::clone(&self.serving),
                 stats: Arc::clone(&stats),
@@ -317,6 +370,28 @@ impl Disks {
             lock(&self.counted).now.push((stats, slots));
         }
         Ok(queues)
+    }
+
+    fn count_resumed(&self, kept: &[Option<Kept>]) {
+        let mut counted = lock(&self.counted);
+        counted.now.clear();
+        let resumed = || kept.iter().flatten().filter(|kept| kept.resumed);
+        if let Some(keep) = &self.keep
+            && resumed().next().is_some()
+        {
+            let pause = keep.since.elapsed();
+            let owed: usize = resumed().map(|kept| kept.owed.requests.len()).sum();
+            tracing::info!(
+                owed,
+                pause_ms = pause.as_millis(),
+                "going on with another process's rings"
+            );
+            counted.resumed = counted.resumed.saturating_add(1);
+            counted.pause = Some(pause);
+            for errno in resumed().filter_map(|kept| kept.owed.lost) {
+                self.serving.standing.lose(errno);
+            }
+        }
     }
 }
 

@@ -98,7 +98,7 @@ pub struct Kind {
     pub connects_early: bool,
     /// Whether its rings say by themselves what was taken and not answered, because everything is
     /// answered in order. Those of a backend that was killed are taken up then; of other kinds, only
-    /// those that were left in order.
+    /// those that were left in order or that the kind [recalls](Service::recalls).
     pub resumes: bool,
 }
 
@@ -144,6 +144,24 @@ pub trait Service<H: Platform> {
 
     /// The device is no more: lets go of what [`prepare`](Self::prepare) made.
     fn release(&self) {}
+
+    /// Whether it is known what a backend that was killed had taken from the rings of the frontend at
+    /// `seat`, who is connected, and not answered; then [`connect`](Self::connect) goes on with them. `offer`
+    /// is what the frontend may have chosen from.
+    ///
+    /// # Errors
+    ///
+    /// The host cannot, or the store is gone. That nothing is known is no error.
+    fn recalls<S: Store + ?Sized>(
+        &self,
+        domain: &H,
+        seat: &Seat,
+        store: &S,
+        offer: &Self::Offer,
+    ) -> Result<bool, Error> {
+        let _ = (domain, seat, store, offer);
+        Ok(false)
+    }
 
     /// Reads what the frontend wrote for this connection, takes its rings into use and begins to
     /// serve them. `waker` is to be woken when [`Running::failed`] has something to say.

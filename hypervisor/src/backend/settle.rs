@@ -78,8 +78,9 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
     ///
     /// # Errors
     ///
-    /// The store is gone.
+    /// The store is gone, or the host cannot look at what a backend before us left.
     pub fn adopt<S: Transactions + ?Sized>(
+        (domain, service): (&H, &V),
         store: &S,
         pair: &Pair,
         hotplug: Hotplug,
@@ -91,6 +92,10 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         backend.paused = hotplug::take_up(&backend.seat, store)?;
         let (own, peer) = backend.states(store)?;
         backend.paused |= V::KIND.resumes && own == State::Connected;
+        if (own, peer) == (State::Connected, State::Connected) {
+            let offered = offer.after(&backend.seat, store)?;
+            backend.paused |= service.recalls(domain, &backend.seat, store, &offered)?;
+        }
         if own == State::InitWait || backend.paused {
             // Somebody was here before us, and the frontend may have chosen from what that one
             // offered.

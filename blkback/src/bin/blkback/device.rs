@@ -5,16 +5,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use blkback::device::{DeviceDesk, Disks, KIND, Message, Wish};
+use blkback::device::{DeviceDesk, Disks, KIND, Keep, Message, Wish};
 use blkback::engine::Medium;
 use blkback::image::{Image, Options};
+use blkback::journal::Journals;
 use blkback::policy::acquire::Mapping;
-use hypervisor::backend::{Adopted, Mailbox, Serving, Spot, guest, standby};
+use hypervisor::backend::{Adopted, Ended, Mailbox, Serving, Spot, guest, standby};
 use hypervisor::daemon::control::{Server, socket};
-use hypervisor::daemon::{outcome, signals};
+use hypervisor::daemon::{outcome, program, signals};
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
@@ -32,6 +33,7 @@ use crate::{start, stats};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<()> {
+    let since = program::unserved_since();
     let signals = signals::hold()?;
     let found = find::hypervisor()?;
     let mailbox = Mailbox::new()?;
@@ -40,18 +42,20 @@ pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<()> {
         Found::Xen(domain) => {
             let place = Place::standard();
             place.prepare()?;
-            serve(options, (spot, Mapping::Dear), &domain, place.folder(), mailbox)
+            let about = (spot, Mapping::Dear, since);
+            serve(options, about, &domain, place.folder(), mailbox)
         }
         Found::Embedded(found) => {
             let domain = found.join(&DomainSpec::new(spot.name()))?;
-            serve(options, (spot, Mapping::Cheap), &domain, found.place().folder(), mailbox)
+            let about = (spot, Mapping::Cheap, since);
+            serve(options, about, &domain, found.place().folder(), mailbox)
         }
     }
 }
 
 fn serve<D: Domain>(
     options: &Serve,
-    (spot, mapping): (&Spot, Mapping),
+    (spot, mapping, since): (&Spot, Mapping, Instant),
     domain: &D,
     folder: &Path,
     mailbox: Mailbox<Message>,
@@ -96,7 +100,15 @@ fn serve<D: Domain>(
     let mut policy = start::policy(options, mapping);
     policy.manner = wish.manner;
     policy.manner.keeps_all |= options.no_discard;
-    let disks = Arc::new(Disks::new(medium, Some(image), &policy));
+    let mut disks = Disks::new(medium, Some(image), &policy);
+    let journals = Journals::new(folder, &spot.name());
+    if options.no_journal {
+        // One of an earlier process would not be true for long.
+        journals.remove();
+    } else {
+        disks = disks.keeping(Keep::new(journals, since));
+    }
+    let disks = Arc::new(disks);
     let name = wish.image.display().to_string();
     let slot = mailbox.slot();
     let vdev = device.label.clone();
@@ -128,6 +140,9 @@ fn serve<D: Domain>(
     drop(printer);
     drop(listening);
     let ended = ended?;
+    if !matches!(ended, Ended::Paused(_)) {
+        disks.forget();
+    }
     outcome::say(options.json, &ended.to_string(), &json!({ "ended": ended.to_string() }));
     start::regret(&disks, &name)
 }

@@ -29,7 +29,8 @@ With blkback --watch running in Dom0, a disk in a guest's xl configuration is
 and from Xen 4.19 on, beside the kernel's backend and not in its place,
   disk = ['backendtype=tap,script=block-domkit,vdev=xvda,format=raw,access=rw,target=/images/disk.img']
 The script block-domkit belongs into /etc/xen/scripts. On SIGTERM, the watcher's processes answer what
-is under way and leave their devices in order; the guests wait for the next blkback --watch.";
+is under way and leave their devices in order; the guests wait for the next blkback --watch. One that
+is killed leaves a journal, by which the next one knows what is under way.";
 
 /// Serves a disk image to a guest domain.
 #[derive(Debug, Parser)]
@@ -172,6 +173,13 @@ pub(crate) struct Serve {
     /// How the guest's pages are reached. For measuring.
     #[arg(long, value_enum, default_value_t = ReachName::Auto, value_name = "HOW")]
     pub(crate) reach: ReachName,
+    /// Keep no journal of what is under way: a process that is killed leaves its guest to connect anew.
+    #[arg(long)]
+    pub(crate) no_journal: bool,
+    /// Keep a journal even where none is of use, as nothing of the connection outlives this process. For
+    /// measuring.
+    #[arg(long, conflicts_with = "no_journal")]
+    pub(crate) journal: bool,
     /// Print a line each second: requests, bytes, latency and queue depth.
     #[arg(long)]
     pub(crate) stats: bool,

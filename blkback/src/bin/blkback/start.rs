@@ -2,15 +2,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
+use std::time::Instant;
+use std::{process, thread};
 
 use anyhow::{Result, bail};
 use blkback::connect::xenbus::Offer;
 use blkback::device::desk::{name_of, nonzero};
-use blkback::device::{DeviceDesk, Disks, Policy, order};
+use blkback::device::{DeviceDesk, Disks, Keep, Policy, order};
 use blkback::engine::Medium;
 use blkback::engine::memory::Disk;
 use blkback::image::{Geometry, Image, Options};
+use blkback::journal::Journals;
 use blkback::policy::acquire::Mapping;
 use hypervisor::backend::{Plan, Serving, Wanted};
 use hypervisor::daemon::control::{Server, socket};
@@ -88,7 +90,13 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
     }
 
     let policy = policy(options, mapping);
-    let disks = Arc::new(Disks::new(medium, image, &policy));
+    let mut disks = Disks::new(medium, image, &policy);
+    if options.journal {
+        place.prepare()?;
+        let journals = Journals::new(place.folder(), &process::id().to_string());
+        disks = disks.keeping(Keep::new(journals, Instant::now()));
+    }
+    let disks = Arc::new(disks);
     let plan = Plan {
         me: domain.id(),
         wanted: wanted.clone(),
@@ -128,6 +136,7 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
     let ended = serving.run();
     drop(printer);
     drop(listening);
+    disks.forget();
     let ended = ended?;
     outcome::say(options.json, &ended.to_string(), &json!({ "ended": ended.to_string() }));
     regret(&disks, &name(options, &disks))

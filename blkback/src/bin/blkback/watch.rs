@@ -120,6 +120,7 @@ fn passed_on(options: &Serve) -> Vec<OsString> {
         (options.no_poll, "--no-poll"),
         (options.json, "--json"),
         (options.no_discard, "--no-discard"),
+        (options.no_journal, "--no-journal"),
     ] {
         if set {
             arguments.push(flag.into());

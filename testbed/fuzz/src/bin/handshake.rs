@@ -124,7 +124,7 @@ impl Service<Guest> for Frontend {
         _: Waker,
     ) -> Result<Served, Error> {
         let transport = xenbus::read(seat, store, offer)?;
-        let to = xenbus::connect(seat, domain, &transport)?;
+        let to = xenbus::connect(seat, domain, &transport, std::time::Duration::ZERO)?;
         let queues = to.queues.len();
         assert!((1..=OFFER.queues as usize).contains(&queues), "{queues} queues");
         for link in &to.queues {
