@@ -7,9 +7,13 @@ use crate::table::{Table, fine, rate};
 
 const DEPTHS: [u32; 3] = [1, 32, 128];
 
-/// How both ends wait.
-const WAITS: [(&str, &[&str]); 3] =
-    [("by event", &["--no-poll"]), ("adaptive", &[]), ("polled", &["--poll"])];
+/// How both ends wait, and what the backend does besides.
+const WAYS: [(&str, &[&str], &[&str]); 4] = [
+    ("by event", &["--no-poll"], &[]),
+    ("adaptive", &[], &[]),
+    ("adaptive, with a journal", &[], &["--journal"]),
+    ("polled", &["--poll"], &[]),
+];
 
 pub(crate) fn measure(scene: &Scene, rounds: u32, seconds: u32) -> Result<Table> {
     let mut table = Table::new(
@@ -30,9 +34,9 @@ pub(crate) fn measure(scene: &Scene, rounds: u32, seconds: u32) -> Result<Table>
     for round in 1..=rounds {
         eprintln!("engine: round {round} of {rounds}");
         for engine in ["null", "memory"] {
-            for (name, flags) in WAITS {
+            for (name, flags, besides) in WAYS {
                 let row = format!("{engine}, {name}");
-                one(scene, engine, flags, seconds, |column, figure| {
+                one(scene, engine, (flags, besides), seconds, |column, figure| {
                     table.add(&row, column, figure)
                 })?;
             }
@@ -44,12 +48,13 @@ pub(crate) fn measure(scene: &Scene, rounds: u32, seconds: u32) -> Result<Table>
 fn one(
     scene: &Scene,
     engine: &str,
-    flags: &[&str],
+    (flags, besides): (&[&str], &[&str]),
     seconds: u32,
     mut add: impl FnMut(usize, f64),
 ) -> Result<()> {
     let serve = ["--engine", engine, "--size", "1G", "--queues", "1"];
-    let mut blkback = scene.start("blkback", "blkback", serve.iter().chain(flags))?;
+    let mut blkback =
+        scene.start("blkback", "blkback", serve.iter().chain(flags).chain(besides))?;
     blkback.line_with("ready")?;
     for (column, depth) in DEPTHS.into_iter().enumerate() {
         let (depth, seconds) = (depth.to_string(), seconds.to_string());

@@ -42,7 +42,7 @@ pub(crate) fn measure(scene: &Scene, rounds: u32, seconds: u32) -> Result<Table>
              the file, and fio through blkfront and blkback (median of {rounds}, {seconds} s each)"
         ),
         "medium",
-        &[("raw", rate), ("through", rate), ("ratio", ratio)],
+        &[("raw", rate), ("through", rate), ("ratio", ratio), ("with a journal", rate)],
     );
     for round in 1..=rounds {
         eprintln!("file: round {round} of {rounds}");
@@ -51,11 +51,14 @@ pub(crate) fn measure(scene: &Scene, rounds: u32, seconds: u32) -> Result<Table>
             for (name, rw, depth) in CASES {
                 let row = format!("{}, {name}", medium.name);
                 let raw = raw(&file.0, medium.direct, rw, depth, seconds)?;
-                let through =
-                    through(scene, &engine, &file.0, medium.direct, (rw, depth), seconds)?;
+                let through = |more: &[&str]| {
+                    through(scene, &engine, (&file.0, medium.direct), (rw, depth), seconds, more)
+                };
+                let without = through(&[])?;
                 table.add(&row, 0, raw);
-                table.add(&row, 1, through);
-                table.add(&row, 2, through / raw);
+                table.add(&row, 1, without);
+                table.add(&row, 2, without / raw);
+                table.add(&row, 3, through(&["--journal"])?);
             }
         }
     }
@@ -122,13 +125,13 @@ fn raw(file: &Path, direct: bool, rw: &str, depth: u32, seconds: u32) -> Result<
 fn through(
     scene: &Scene,
     engine: &Path,
-    file: &Path,
-    direct: bool,
+    (file, direct): (&Path, bool),
     (rw, depth): (&str, u32),
     seconds: u32,
+    more: &[&str],
 ) -> Result<f64> {
     let direct = if direct { "on" } else { "off" };
-    let serve = ["--queues", "1", "--direct", direct, "--image"];
+    let serve = [more, &["--queues", "1", "--direct", direct, "--image"]].concat();
     let mut blkback = scene.start(
         "blkback",
         "blkback",
