@@ -8,7 +8,7 @@
 //! A process that is killed leaves transfers behind that the kernel or the device has begun: they end when
 //! they end, and one that ends late would undo what was written since. They hold the open file
 //! description that they go through, and with it a lock on a byte of its own (`F_OFD_SETLK`, fcntl(2)), which
-//! whoever writes the image next waits for ([`last_transfers`]).
+//! whoever writes the image next waits for (`last_transfers`).
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;

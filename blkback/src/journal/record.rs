@@ -69,7 +69,7 @@ pub(super) fn used(first: u64) -> usize {
     if operation <= operation::FLUSH_DISKCACHE { with_segments(count) } else { other(operation) }
 }
 
-/// The request that [`write`] made `words` of, and the high half of its index.
+/// The request that [`write`](fn@write) made `words` of, and the high half of its index.
 pub(super) fn read(words: &[u64; LONGEST]) -> (Request, u64) {
     let [first, ..] = words;
     let mut bytes = [0; BYTES];
