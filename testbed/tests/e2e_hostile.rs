@@ -37,7 +37,7 @@ impl Daemon {
                 .chain(["--control", &control]),
         )?;
         process.line_with("ready")?;
-        let stage = Stage { place: Place::at(scene.place()), name: name.to_owned() };
+        let stage = Stage { place: Place::at(scene.place()), name: name.to_owned(), kind: "vbd" };
         Ok(Self { process, control: control.into(), stage })
     }
 

@@ -1,4 +1,4 @@
-//! A guest without manners: a domain and its disk's directory in the store.
+//! A guest without manners: a domain and its device's directory in the store.
 //!
 //! It can do everything that a frontend may do and all that it must not: nothing here checks what it
 //! is told to write. Source: the state diagram of `io/blkif.h`, RELEASE-4.17.
@@ -32,13 +32,15 @@ pub struct Stage {
     pub place: Place,
     /// The name that the backend waits for.
     pub name: String,
+    /// What kind of device it is given: `vbd` or `vif`.
+    pub kind: &'static str,
 }
 
-/// A domain that was given a disk.
+/// A domain that was given a device.
 pub struct Guest {
     /// The domain.
     pub domain: Domain,
-    /// Who serves the disk.
+    /// Who serves it.
     pub backend: DomId,
     front: String,
     back: String,
@@ -47,11 +49,11 @@ pub struct Guest {
 }
 
 impl Stage {
-    /// Joins, and waits for the disk.
+    /// Joins, and waits for the device.
     ///
     /// # Errors
     ///
-    /// There is no hypervisor or no disk.
+    /// There is no hypervisor or no device.
     pub fn join(&self) -> Result<Guest> {
         let spec = DomainSpec::new(&self.name);
         let mut domain = None;
@@ -66,24 +68,24 @@ impl Stage {
         })?;
         let domain = domain.context("no domain")?;
         let mut found = None;
-        wait_for("a disk", || {
-            found = disk_of(&domain)?;
+        wait_for("a device", || {
+            found = device_of(&domain, self.kind)?;
             Ok(found.is_some())
         })?;
-        let (front, back, backend) = found.context("no disk")?;
+        let (front, back, backend) = found.context("no device")?;
         Ok(Guest { domain, backend, front, back, fresh: Cell::new(true) })
     }
 }
 
-/// The directories of a domain's first disk, and its backend's number.
-fn disk_of(domain: &Domain) -> Result<Option<(String, String, DomId)>> {
-    let numbers = match domain.list(Transaction::NONE, "device/vbd") {
+/// The directories of a domain's first device of a kind, and its backend's number.
+fn device_of(domain: &Domain, kind: &str) -> Result<Option<(String, String, DomId)>> {
+    let numbers = match domain.list(Transaction::NONE, &format!("device/{kind}")) {
         Ok(numbers) => numbers,
         Err(StoreError::Missing(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let Some(number) = numbers.first() else { return Ok(None) };
-    let front = format!("device/vbd/{number}");
+    let front = format!("device/{kind}/{number}");
     let text = |key: &str| match domain.read(Transaction::NONE, &format!("{front}/{key}")) {
         Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
         Err(StoreError::Missing(_)) => Ok(None),
@@ -118,6 +120,16 @@ impl Guest {
         self.fresh.set(false);
         let path = format!("{}/{key}", self.front);
         Ok(self.domain.write(Transaction::NONE, &path, value.as_ref())?)
+    }
+
+    /// Reads a key of ours.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn read(&self, key: &str) -> Result<String> {
+        let value = self.domain.read(Transaction::NONE, &self.path(key))?;
+        Ok(String::from_utf8_lossy(&value).into_owned())
     }
 
     /// Removes a key of ours.

@@ -18,6 +18,7 @@ pub mod indexes;
 pub mod keys;
 pub mod lengths;
 pub mod lives;
+pub mod net;
 pub mod races;
 
 use anyhow::Result;
@@ -39,7 +40,7 @@ pub struct Case {
     pub play: fn(&Stage) -> Result<()>,
 }
 
-/// All of them.
+/// All of them that are about disks; those about networks are [`net::all`].
 pub fn all() -> impl Iterator<Item = &'static Case> {
     [indexes::CASES, grants::CASES, lengths::CASES, races::CASES, keys::CASES, lives::CASES]
         .into_iter()
