@@ -192,6 +192,25 @@ impl Namespace {
         Ok(self.run(&ping)?.status.success())
     }
 
+    /// Asks `address` so many times with so many bytes, a hundred times a second, and says how often it was
+    /// answered and what `ping` says of how long that took, in milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// There is no `ping`, or it says nothing that can be read.
+    pub fn pings(&self, address: &str, count: u32, bytes: usize) -> Result<(u32, String)> {
+        let mut ping = Command::new(packages::find(PING).context("ping is installed")?);
+        let (many, bytes) = (count.to_string(), bytes.to_string());
+        ping.args(["-c", &many, "-i", "0.01", "-W", "5", "-n", "-q", "-M", "do", "-s", &bytes]);
+        ping.arg(address);
+        let said = String::from_utf8_lossy(&self.run(&ping)?.stdout).into_owned();
+        let answered = said.split(", ").find_map(|part| part.strip_suffix(" received"));
+        let answered = answered.and_then(|number| number.parse().ok());
+        let times = said.lines().find(|line| line.contains("min/avg/max"));
+        let times = times.and_then(|line| line.split(" = ").nth(1)).unwrap_or("nobody answered");
+        Ok((answered.with_context(|| said.clone())?, times.to_owned()))
+    }
+
     /// Waits until somebody answers there.
     ///
     /// # Errors

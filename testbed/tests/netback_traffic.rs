@@ -1,11 +1,16 @@
 //! Guests with interfaces that a `netback` on a bridge serves, and what crosses: what stock programs send.
 
 use std::fs;
+use std::io::Write as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use testbed::lan::Lan;
 use testbed::network::{Namespace, unless_here, v4, v6};
-use testbed::scene::until;
+use testbed::packages::{self, BUSYBOX};
+use testbed::scene::{to_its_end, until};
+use testbed::skip;
 
 /// Bytes of one end of a report.
 fn bytes(report: &Value, end: &str) -> u64 {
@@ -211,5 +216,96 @@ fn a_guest_behind_an_interface_that_is_there_already() {
     drop(server);
     netfront.end().unwrap();
     netback.end().unwrap();
+    lan.end().unwrap();
+}
+
+#[test]
+fn nothing_is_lost_on_the_way_and_back() {
+    if !unless_here("nothing_is_lost_on_the_way_and_back") {
+        return;
+    }
+    for mtu in ["1500", "9000"] {
+        let mut lan = Lan::new("loss").unwrap();
+        for _ in 0..2 {
+            lan.guest(&["--mtu", mtu], &[]).unwrap();
+        }
+        lan.host.ip(["link", "set", "br0", "mtu", mtu]).unwrap();
+        let [one, two] = &lan.guests[..] else { panic!() };
+        let mtu: usize = mtu.parse().unwrap();
+        for (address, header) in [(v4(1), 28), (v6(1), 48), (two.v4(), 28), (two.v6(), 48)] {
+            one.namespace.until_answered(&address, 56).unwrap();
+            for bytes in [56, mtu - header] {
+                let (answered, times) = one.namespace.pings(&address, 200, bytes).unwrap();
+                println!("{address}, MTU {mtu}, {bytes} bytes: {times}");
+                assert_eq!(answered, 200, "{address}, {bytes} bytes");
+            }
+        }
+        let of = |guest: &str| {
+            lan.ctl(&["counters", "--domain", guest]).unwrap()["ever"]["lost"].clone()
+        };
+        for guest in ["guest2", "guest3"] {
+            assert!(of(guest).as_object().unwrap().is_empty(), "{guest}: {}", of(guest));
+        }
+        lan.end().unwrap();
+    }
+}
+
+/// A guest serves a file of 1 GiB, and another guest downloads it.
+#[test]
+fn a_web_download_is_the_file_that_is_served() {
+    let test = "a_web_download_is_the_file_that_is_served";
+    if !unless_here(test) || !skip::unless_installed(test, &[BUSYBOX]) {
+        return;
+    }
+    let mut lan = Lan::new("web").unwrap();
+    lan.guest(&[], &[]).unwrap();
+    lan.guest(&[], &[]).unwrap();
+    let [one, two] = &lan.guests[..] else { panic!() };
+    let web = lan.scene.folder().join("web");
+    fs::create_dir(&web).unwrap();
+    let file = web.join("file");
+    let mut written = fs::File::create(&file).unwrap();
+    let (mut state, mut block) = (0x9E37_79B9_7F4A_7C15_u64, vec![0_u8; 1 << 20]);
+    for _ in 0..1024 {
+        for word in block.as_chunks_mut::<8>().0 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            *word = state.to_le_bytes();
+        }
+        written.write_all(&block).unwrap();
+    }
+    drop(written);
+    let sum = |command: Command| {
+        let output = to_its_end(command, Duration::from_secs(900)).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.split_whitespace().next().unwrap().to_owned()
+    };
+    let busybox = packages::find(BUSYBOX).unwrap();
+    let mut httpd = Command::new(&busybox);
+    httpd.args(["httpd", "-f", "-p", "80", "-h"]).arg(&web);
+    let httpd = two.namespace.inside(&httpd).unwrap();
+    let httpd = lan.scene.start_command("httpd", httpd).unwrap();
+    let url = format!("http://{}/file", two.v4());
+    one.namespace.until_answered(&two.v4(), 56).unwrap();
+    until("the server listens", || {
+        let mut wget = Command::new(&busybox);
+        wget.args(["wget", "-q", "--spider", &url]);
+        Ok(one.namespace.run(&wget)?.status.success())
+    })
+    .unwrap();
+    let mut fetch = Command::new("sh");
+    let shown = busybox.display();
+    fetch.args(["-c", &format!("{shown} wget -q -O - {url} | md5sum")]);
+    let began = Instant::now();
+    let fetched = sum(one.namespace.inside(&fetch).unwrap());
+    println!("1 GiB from guest to guest, with its sum, in {:.1} s", began.elapsed().as_secs_f64());
+    let mut md5 = Command::new("md5sum");
+    md5.arg(&file);
+    assert_eq!(fetched, sum(md5), "another file than was served");
+    assert!(lan.counted("guest2", "rx_bytes").unwrap() > 1 << 30);
+    assert!(lan.counted("guest3", "tx_bytes").unwrap() > 1 << 30);
+    drop(httpd);
     lan.end().unwrap();
 }

@@ -1,10 +1,13 @@
-//! A disk served to a guest domain on this machine, verified and measured, in one command.
+//! A disk and a network interface served to guest domains on this machine, verified and measured, in one
+//! command.
 //!
 //! Starts the real programs as separate processes, as one would by hand: the embedded hypervisor,
 //! `blkback` with an image file in one domain, and `blkfront` as a guest in another. Every byte of
 //! the disk is written and read back through the whole path; then random reads and writes are measured
-//! through it, and on the image file itself without it.
+//! through it, and on the image file itself without it. As root, `netback` and `netfront` follow, a host
+//! and a guest in two network namespaces.
 
+mod network;
 mod raw;
 mod report;
 mod stage;
@@ -21,9 +24,9 @@ use testbed::scene::Scene;
 use report::{Case, Measured, Report};
 use stage::Stages;
 
-/// Serve a disk image to a guest domain on this machine, verify it, and measure it
+/// Serve a disk image to a guest domain on this machine, verify it, and measure it; then a network
 ///
-/// Needs no root and no Xen. Nothing stays behind but the build.
+/// Needs no Xen, and root for the network only. Nothing stays behind but the build.
 #[derive(Parser)]
 #[command(name = "cargo quickstart", version)]
 struct Args {
@@ -58,10 +61,10 @@ fn main() -> Result<()> {
 
     let scene = stages.run("building the programs", || {
         let scene = Scene::with("quickstart", Build::Release)?;
-        for program in ["hypervisor", "blkback", "blkfront"] {
+        for program in ["hypervisor", "blkback", "blkfront", "netback", "netfront"] {
             scene.program(program, program)?;
         }
-        Ok((scene, "hypervisor, blkback and blkfront, optimised".to_owned()))
+        Ok((scene, "hypervisor, blkback, blkfront, netback and netfront, optimised".to_owned()))
     })?;
     let report = serve(&args, &stages, &scene);
     if report.is_err() {
@@ -113,6 +116,10 @@ fn serve(args: &Args, stages: &Stages, scene: &Scene) -> Result<Report> {
             report.add(case, through, raw);
             Ok(((), said))
         })?;
+    }
+    match network::why_not() {
+        Some(why) => stages.run("the network", || Ok(((), why.to_owned())))?,
+        None => report.network = Some(network::show(scene, stages, args.seconds)?),
     }
     stages.run("ending", || {
         blkback.end()?;

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::network::Network;
+
 /// One measurement: 4 KiB at random places.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Case {
@@ -77,6 +79,8 @@ pub(crate) struct Report {
     seconds_each: u64,
     direct: bool,
     cases: Vec<Compared>,
+    /// Where there could be one.
+    pub(crate) network: Option<Network>,
 }
 
 #[derive(Serialize)]
@@ -90,7 +94,7 @@ struct Compared {
 
 impl Report {
     pub(crate) fn new(size_mib: u64, seconds_each: u64, direct: bool) -> Self {
-        Self { size_mib, seconds_each, direct, cases: Vec::new() }
+        Self { size_mib, seconds_each, direct, cases: Vec::new(), network: None }
     }
 
     pub(crate) fn add(&mut self, case: Case, through: Measured, raw: Measured) {
@@ -109,6 +113,9 @@ impl Report {
             row(&compared.case.to_string(), &compared.through);
             row("  the file itself, by io_uring", &compared.raw);
             println!("  {:34} {:>9.2} x", "  ratio", compared.ratio);
+        }
+        if let Some(network) = &self.network {
+            network.print();
         }
         println!("{NEXT}");
     }
@@ -133,6 +140,8 @@ The programs are in target/release. To try by hand, each in a terminal of its ow
   target/release/blkfront bench --rw randrw --depth 32          use it
   target/release/blkfront nbd                                   export it: qemu-img info nbd://127.0.0.1:10809
   target/release/blkback ctl list                               ask the backend
+  target/release/netback --bridge br0                           serve an interface (root)
+  target/release/netfront tap --netns guest                     have it in a network namespace
   target/release/hypervisor list                                ask the hypervisor
 
 Each explains itself with --help. More in README.md.";
