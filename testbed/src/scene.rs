@@ -318,6 +318,27 @@ impl Process {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {}", self.name))
     }
 
+    /// Stops it (SIGSTOP) and waits until every thread of it has: a thread that is running goes on for
+    /// a while after the signal was sent.
+    ///
+    /// # Errors
+    ///
+    /// The process is no more, or does not stop.
+    pub fn stop(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let threads = format!("/proc/{}/task", self.child.id());
+        until("every thread has stopped", || {
+            for thread in fs::read_dir(&threads)? {
+                // Behind the name, which is in brackets and may hold anything.
+                let stat = fs::read_to_string(thread?.path().join("stat"))?;
+                if !stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
     /// Whether it is still there.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -152,7 +152,7 @@ fn a_disk_is_taken_away() {
 fn by_force_also_from_a_guest_that_does_not_answer() {
     let mut set = set(&[]);
     let guest = set.guest();
-    guest.signal(Signal::SIGSTOP).unwrap();
+    guest.stop().unwrap();
     let me = set.device()["guest_id"].as_u64().unwrap();
     set.ctl(&["detach", "--force"]);
     assert!(set.blkback.ended().unwrap().success(), "{}", set.blkback.written());

@@ -190,7 +190,7 @@ fn a_guest_in_full_flight_does_not_notice() {
 fn behind_its_back(stage: &Stage, act: impl FnOnce()) {
     stage.busy(20);
     let pid = stage.device().unwrap()["pid"].as_i64().unwrap();
-    stage.watch.signal(Signal::SIGSTOP).unwrap();
+    stage.watch.stop().unwrap();
     kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
     until("it is dead", || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;

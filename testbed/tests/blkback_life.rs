@@ -123,7 +123,7 @@ fn a_second_sigterm_does_not_wait_for_a_guest_that_does_not_answer() {
     let mut blkback = serve(&scene, &["--image", &image]);
     let guest = scene.start("blkfront", "blkfront", ["bench", "--seconds", "600"]).unwrap();
     busy(&scene, 50);
-    guest.signal(Signal::SIGSTOP).unwrap();
+    guest.stop().unwrap();
     blkback.signal(Signal::SIGTERM).unwrap();
     // The second is one of its own only after the first was taken.
     until("it asks the guest", || Ok(ctl(&scene, "list")[0]["state"] == "closing")).unwrap();

@@ -333,7 +333,7 @@ fn a_script_hears_of_a_disk_whose_frontend_was_faster() {
     let stage = Stage::new("watchfast");
     let (mut guest, id) = stage.guest("guest", "1");
     // Another backend answers the toolstack first, as the kernel's does to each disk of type vbd.
-    stage.watch.signal(Signal::SIGSTOP).unwrap();
+    stage.watch.stop().unwrap();
     let script = Some(PathBuf::from("/etc/xen/scripts/block-domkit"));
     let spec = DiskSpec { kind: "vbd", script, ..DiskSpec::new(&stage.image("disk.img")) };
     let disk = stage.libxl.make(stage.me, id, &spec).unwrap();

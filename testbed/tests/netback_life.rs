@@ -82,7 +82,7 @@ fn by_force_also_from_a_guest_that_does_not_answer() {
     }
     let mut lan = Lan::new("vifforce").unwrap();
     lan.guest(&[], &[]).unwrap();
-    lan.guests[0].netfront.signal(Signal::SIGSTOP).unwrap();
+    lan.guests[0].netfront.stop().unwrap();
     lan.ctl(&["detach", "--force"]).unwrap();
     let mut guest = lan.guests.pop().unwrap();
     assert!(guest.netback.ended().unwrap().success(), "{}", guest.netback.written());
