@@ -15,15 +15,15 @@ use crate::validate::Action;
 
 /// Takes one finished operation. Gives the request back if that was its last step.
 #[inline]
-pub fn complete<S, H, E>(
-    moved: Moved<InFlight<H>>,
-    submit: &mut Submit<S, H>,
+pub fn complete<S, H, P, E>(
+    moved: Moved<InFlight<H, P>>,
+    submit: &mut Submit<S, H, P>,
     engine: &mut E,
     standing: &Standing,
-) -> Option<Finished<S, H>>
+) -> Option<Finished<S, H, P>>
 where
     H: Memory,
-    E: Engine<InFlight<H>>,
+    E: Engine<InFlight<H, P>>,
 {
     let Moved { held: InFlight { ticket, body }, result } = moved;
     let pending = submit.table.get_mut(&ticket)?;

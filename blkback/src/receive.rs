@@ -9,32 +9,68 @@
 
 use hypervisor::{DomId, PeerFault};
 use ring::shared::Words;
-use ring::wire::blkif::{Blkif, Layout, Request, Response};
+use ring::wire::blkif::{Blkif, Kind, Layout, Request, Response, Status, operation};
 use ring::{Back, Notify, Recheck, ResponseSlot, RingIndex};
+
+use crate::acquire::{GuestMemory, InPage};
+use crate::segments::{Asked, Gather, Segment};
+use crate::validate::Refusal;
 
 /// A request as the peer wrote it, and the duty to answer it.
 #[derive(Debug)]
-pub struct RawRequest<S> {
-    /// What it says.
-    pub asked: Request,
+pub struct RawRequest<R, S> {
+    /// What it says, in the transport's own words.
+    pub asked: R,
     /// What it is to be answered with.
     pub slot: S,
 }
 
+/// A request, if there is one, from a peer that keeps to the transport's protocol.
+pub type Taken<R, S> = Result<Option<RawRequest<R, S>>, PeerFault>;
+
+/// What a guest is told of its request: it learns no more than this on any transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It was done.
+    Done,
+    /// It was not.
+    Failed,
+    /// There is no such thing here, and asking again is of no use.
+    Unsupported,
+}
+
 /// Where requests come from and answers go.
 pub trait Requests {
+    /// A request as it was taken, before anything of it is checked.
+    type Raw;
     /// The right and the duty to answer one request.
     type Slot;
+    /// How the transport names where bytes of the guest's lie.
+    type Place;
 
     /// Takes the next request, if there is one.
     ///
     /// # Errors
     ///
     /// The peer broke the transport's protocol and is not to be believed any more.
-    fn take(&mut self) -> Result<Option<RawRequest<Self::Slot>>, PeerFault>;
+    fn take(&mut self) -> Taken<Self::Raw, Self::Slot>;
+
+    /// What the request that was taken last asks for, and in `into` where its data lies. Sectors of the
+    /// disk have `unit` bytes.
+    ///
+    /// # Errors
+    ///
+    /// What it says of its data cannot be.
+    fn gather<G: GuestMemory<Place = Self::Place>>(
+        &mut self,
+        asked: &Self::Raw,
+        memory: &mut G,
+        unit: u32,
+        into: &mut Vec<Segment<Self::Place>>,
+    ) -> Result<Asked, Refusal>;
 
     /// Answers a request. The peer sees it with the next [`publish`](Self::publish).
-    fn answer(&mut self, slot: Self::Slot, response: &Response);
+    fn answer(&mut self, slot: Self::Slot, answer: Answer);
 
     /// Gives a request up unanswered, because its transport ends or somebody else will answer.
     fn abandon(&mut self, slot: Self::Slot);
@@ -67,6 +103,50 @@ pub trait Requests {
 pub struct XenRing<L: Layout, M> {
     back: Back<Blkif<L>, M>,
     peer: DomId,
+    gather: Gather,
+}
+
+/// The duty to answer a request on a Xen ring, and what of the request the answer repeats.
+#[derive(Debug)]
+pub struct Duty {
+    slot: ResponseSlot,
+    id: u64,
+    operation: u8,
+}
+
+impl Duty {
+    /// To answer `request` in `slot`. Of an indirect request, the answer has the operation inside: stock
+    /// frontends compare it with that.
+    #[inline]
+    #[must_use]
+    pub fn new(slot: ResponseSlot, request: &Request) -> Self {
+        let operation = match &request.kind {
+            Kind::Indirect(indirect) => match indirect.is_write() {
+                Ok(false) => operation::READ,
+                Ok(true) => operation::WRITE,
+                Err(_) => request.operation,
+            },
+            _ => request.operation,
+        };
+        Self { slot, id: request.id, operation }
+    }
+
+    /// The ring's slot.
+    pub const fn slot(&self) -> &ResponseSlot {
+        &self.slot
+    }
+
+    /// What the frontend is told by `answer`.
+    #[inline]
+    #[must_use]
+    pub const fn response(&self, answer: Answer) -> Response {
+        let status = match answer {
+            Answer::Done => Status::OKAY,
+            Answer::Failed => Status::ERROR,
+            Answer::Unsupported => Status::NOT_SUPPORTED,
+        };
+        Response { id: self.id, operation: self.operation, status }
+    }
 }
 
 impl<L: Layout, M: Words> XenRing<L, M> {
@@ -82,7 +162,14 @@ impl<L: Layout, M: Words> XenRing<L, M> {
 
     /// A ring that somebody has attached to already.
     pub fn over(back: Back<Blkif<L>, M>, peer: DomId) -> Self {
-        Self { back, peer }
+        Self { back, peer, gather: Gather::new(0) }
+    }
+
+    /// The same, where indirect requests may have `most` segments.
+    #[must_use]
+    pub fn with_indirect(mut self, most: u16) -> Self {
+        self.gather = Gather::new(most);
+        self
     }
 
     /// The ring that `peer` has in `memory`, from where an earlier backend left it: `taken` requests
@@ -104,24 +191,41 @@ impl<L: Layout, M: Words> XenRing<L, M> {
 }
 
 impl<L: Layout, M: Words> Requests for XenRing<L, M> {
-    type Slot = ResponseSlot;
+    type Raw = Request;
+    type Slot = Duty;
+    type Place = InPage;
 
     #[inline]
-    fn take(&mut self) -> Result<Option<RawRequest<ResponseSlot>>, PeerFault> {
+    fn take(&mut self) -> Taken<Request, Duty> {
         match self.back.take_request() {
-            Ok(Some((asked, slot))) => Ok(Some(RawRequest { asked, slot })),
+            Ok(Some((asked, slot))) => {
+                let slot = Duty::new(slot, &asked);
+                Ok(Some(RawRequest { asked, slot }))
+            }
             Ok(None) => Ok(None),
             Err(fault) => Err(fault.by(self.peer)),
         }
     }
 
     #[inline]
-    fn answer(&mut self, slot: ResponseSlot, response: &Response) {
-        self.back.respond(slot, response);
+    fn gather<G: GuestMemory<Place = InPage>>(
+        &mut self,
+        asked: &Request,
+        memory: &mut G,
+        unit: u32,
+        into: &mut Vec<Segment<InPage>>,
+    ) -> Result<Asked, Refusal> {
+        self.gather.gather(asked, memory, unit, into)
     }
 
-    fn abandon(&mut self, slot: ResponseSlot) {
-        slot.abandon();
+    #[inline]
+    fn answer(&mut self, slot: Duty, answer: Answer) {
+        let response = slot.response(answer);
+        self.back.respond(slot.slot, &response);
+    }
+
+    fn abandon(&mut self, slot: Duty) {
+        slot.slot.abandon();
     }
 
     #[inline]

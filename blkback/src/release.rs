@@ -10,13 +10,13 @@ use crate::validate::Action;
 
 /// Emptied bodies, to be filled again.
 #[derive(Debug)]
-pub struct Bodies<H> {
+pub struct Bodies<H, P> {
     #[expect(clippy::vec_box, reason = "a body stays where it is while its request moves on")]
-    free: Vec<Box<Body<H>>>,
+    free: Vec<Box<Body<H, P>>>,
     most: usize,
 }
 
-impl<H> Bodies<H> {
+impl<H, P> Bodies<H, P> {
     /// Keeps at most `most` of them.
     #[must_use]
     pub fn new(most: usize) -> Self {
@@ -25,13 +25,13 @@ impl<H> Bodies<H> {
 
     /// An empty one.
     #[inline]
-    pub fn take(&mut self) -> Box<Body<H>> {
+    pub fn take(&mut self) -> Box<Body<H, P>> {
         self.free.pop().unwrap_or_default()
     }
 
     /// Takes back one whose bytes are no longer reachable.
     #[inline]
-    pub fn put(&mut self, mut body: Box<Body<H>>) {
+    pub fn put(&mut self, mut body: Box<Body<H, P>>) {
         body.failed = None;
         if self.free.len() < self.most {
             self.free.push(body);
@@ -42,9 +42,10 @@ impl<H> Bodies<H> {
 /// Copies to the guest what was read for it, and gives up the holds of all of `finished`. A copy that
 /// fails makes its request fail.
 #[inline]
-pub fn release<S, G: GuestMemory>(memory: &mut G, finished: &mut [Finished<S, G::Hold>]) {
-    let read =
-        |done: &&mut Finished<S, G::Hold>| done.job.action == Action::Read && done.result.is_ok();
+pub fn release<S, G: GuestMemory>(memory: &mut G, finished: &mut [Finished<S, G::Hold, G::Place>]) {
+    let read = |done: &&mut Finished<S, G::Hold, G::Place>| {
+        done.job.action == Action::Read && done.result.is_ok()
+    };
     memory.copy_out(finished.iter_mut().filter(read).map(|done| &mut *done.body));
     for done in finished {
         memory.release(&mut done.body.reached);

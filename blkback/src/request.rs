@@ -9,8 +9,6 @@
 //! stays in the queue's [table](crate::submit::Table): an engine that breaks takes buffers
 //! with it, never an answer.
 
-use ring::wire::blkif::{Response, Status};
-
 use crate::segments::Body;
 use crate::validate::{Action, Checked};
 
@@ -22,10 +20,6 @@ pub use crate::receive::RawRequest;
 pub struct Job<S> {
     /// The duty to answer.
     pub slot: S,
-    /// The guest's private value, to be echoed.
-    pub id: u64,
-    /// The operation to echo.
-    pub operation: u8,
     /// What is to be done.
     pub action: Action,
     /// Where, in bytes.
@@ -39,46 +33,39 @@ pub struct Job<S> {
 impl<S> Job<S> {
     /// A request that passed its checks as `checked`.
     #[inline]
-    pub fn new(slot: S, id: u64, operation: u8, checked: Checked, taken_ns: u64) -> Self {
+    pub fn new(slot: S, checked: Checked, taken_ns: u64) -> Self {
         let Checked { action, offset, len } = checked;
-        Self { slot, id, operation, action, offset, len, taken_ns }
-    }
-
-    /// The answer `status` to it.
-    #[inline]
-    #[must_use]
-    pub fn response(&self, status: Status) -> Response {
-        Response { id: self.id, operation: self.operation, status }
+        Self { slot, action, offset, len, taken_ns }
     }
 }
 
 /// A request that passed every check.
 #[derive(Debug)]
-pub struct Request<S, H> {
+pub struct Request<S, H, P> {
     /// What it is.
     pub job: Job<S>,
     /// Its data, not yet reachable.
-    pub body: Box<Body<H>>,
+    pub body: Box<Body<H, P>>,
     /// Its share of the device's limits is paid for.
     pub paid: bool,
 }
 
 /// A request whose data can be reached.
 #[derive(Debug)]
-pub struct Ready<S, H> {
+pub struct Ready<S, H, P> {
     /// What it is.
     pub job: Job<S>,
     /// Its data.
-    pub body: Box<Body<H>>,
+    pub body: Box<Body<H, P>>,
 }
 
 /// A request that the medium is done with, for better or worse.
 #[derive(Debug)]
-pub struct Finished<S, H> {
+pub struct Finished<S, H, P> {
     /// What it was.
     pub job: Job<S>,
     /// Its data.
-    pub body: Box<Body<H>>,
+    pub body: Box<Body<H, P>>,
     /// Nothing, or the medium's positive `errno`.
     pub result: Result<(), i32>,
 }

@@ -1,11 +1,9 @@
 //! Answers requests and counts how they went.
 //!
-//! Before: `release`. After: `notify`. Source: `BLKIF_RSP_*` (io/blkif.h, RELEASE-4.17): a guest is told
-//! that something failed, or that there is no such thing, and no more.
+//! Before: `release`. After: `notify`. A guest is told that something failed, or that there is no such
+//! thing, and no more.
 
-use ring::wire::blkif::Status;
-
-use crate::receive::Requests;
+use crate::receive::{Answer, Requests};
 use crate::request::{Finished, Job};
 use crate::stats::Stats;
 use crate::validate::{Action, Refusal};
@@ -19,39 +17,37 @@ pub fn finished<R: Requests>(
     result: Result<(), i32>,
     now_ns: u64,
 ) {
-    let status = match result {
+    let answer = match result {
         Ok(()) => {
             stats.done(job.action, job.len, now_ns.saturating_sub(job.taken_ns));
-            Status::OKAY
+            Answer::Done
         }
         Err(errno) => {
             stats.medium_errors.add(1);
-            status_of(job.action, errno)
+            answer_of(job.action, errno)
         }
     };
-    let response = job.response(status);
-    requests.answer(job.slot, &response);
+    requests.answer(job.slot, answer);
 }
 
 /// Answers a request that was refused after its checks.
 pub fn refused<R: Requests>(requests: &mut R, stats: &Stats, job: Job<R::Slot>, refusal: Refusal) {
     stats.refuse(refusal);
-    let response = job.response(refusal.status());
-    requests.answer(job.slot, &response);
+    requests.answer(job.slot, refusal.answer());
 }
 
 /// Whether a copy that failed after the medium's part was the guest's doing.
-pub fn copy_failed<S, H>(done: &Finished<S, H>) -> Option<Refusal> {
-    done.body.failed.clone().map(Refusal::from)
+pub fn copy_failed<S, H, P>(done: &Finished<S, H, P>) -> Option<Refusal> {
+    done.body.failed
 }
 
 /// "Not supported" is an answer that frontends act on by not asking again, so it is kept for what a
 /// medium may honestly be unable to do.
-fn status_of(action: Action, errno: i32) -> Status {
+fn answer_of(action: Action, errno: i32) -> Answer {
     match action {
         Action::Discard { .. } | Action::Flush | Action::Barrier if errno == libc::EOPNOTSUPP => {
-            Status::NOT_SUPPORTED
+            Answer::Unsupported
         }
-        _ => Status::ERROR,
+        _ => Answer::Failed,
     }
 }

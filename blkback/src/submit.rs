@@ -113,22 +113,22 @@ impl<S> Table<S> {
 
 /// The way into the engine.
 #[derive(Debug)]
-pub struct Submit<S, H> {
+pub struct Submit<S, H, P> {
     /// What is in flight, and what waits to be.
     pub table: Table<S>,
-    backlog: VecDeque<(Operation, InFlight<H>)>,
+    backlog: VecDeque<(Operation, InFlight<H, P>)>,
 }
 
-impl<S, H> Default for Submit<S, H> {
+impl<S, H, P> Default for Submit<S, H, P> {
     fn default() -> Self {
         Self { table: Table::default(), backlog: VecDeque::new() }
     }
 }
 
-impl<S, H: Memory> Submit<S, H> {
+impl<S, H: Memory, P> Submit<S, H, P> {
     /// Begins the first step of a request.
     #[inline]
-    pub fn begin<E: Engine<InFlight<H>>>(&mut self, engine: &mut E, ready: Ready<S, H>) {
+    pub fn begin<E: Engine<InFlight<H, P>>>(&mut self, engine: &mut E, ready: Ready<S, H, P>) {
         let Ready { job, body } = ready;
         let mut plan = Plan::of(job.action, job.len > 0);
         // Every plan has a first step.
@@ -141,19 +141,19 @@ impl<S, H: Memory> Submit<S, H> {
 
     /// Begins another step of a request that is in the table.
     #[inline]
-    pub fn go_on<E: Engine<InFlight<H>>>(
+    pub fn go_on<E: Engine<InFlight<H, P>>>(
         &mut self,
         engine: &mut E,
         operation: Operation,
         ticket: Ticket,
-        body: Box<Body<H>>,
+        body: Box<Body<H, P>>,
     ) {
         self.hand(engine, operation, InFlight { ticket, body });
     }
 
     /// Tries again what the engine had no room for.
     #[inline]
-    pub fn retry<E: Engine<InFlight<H>>>(&mut self, engine: &mut E) {
+    pub fn retry<E: Engine<InFlight<H, P>>>(&mut self, engine: &mut E) {
         while let Some((operation, held)) = self.backlog.pop_front() {
             if let Err(held) = engine.submit(operation, held) {
                 self.backlog.push_front((operation, held));
@@ -175,11 +175,11 @@ impl<S, H: Memory> Submit<S, H> {
     }
 
     #[inline]
-    fn hand<E: Engine<InFlight<H>>>(
+    fn hand<E: Engine<InFlight<H, P>>>(
         &mut self,
         engine: &mut E,
         operation: Operation,
-        held: InFlight<H>,
+        held: InFlight<H, P>,
     ) {
         // What waits already goes first.
         let refused = match self.backlog.is_empty() {

@@ -1,17 +1,17 @@
 //! Checks every claim of a request against the disk's bounds and rules.
 //!
-//! Before: `segments`. After: `throttle`. What passes is in bytes, inside the disk and inside its
-//! pages, and aligned to the disk's sectors; no later stage checks again. What does not pass is
+//! Before: `segments`. After: `throttle`. What passes is in bytes, inside the disk, and aligned to the
+//! disk's sectors; no later stage checks again. What does not pass is
 //! answered with an error and counted by name; it ends nothing, as a stock backend would not either.
 //!
-//! Source: `struct blkif_request` and `struct blkif_request_segment` (io/blkif.h, RELEASE-4.17):
-//! positions and lengths are in 512-byte units whatever the disk's sectors, `last_sect` is
-//! included, and both must be multiples of the disk's sectors.
+//! Source: `struct blkif_request` (io/blkif.h, RELEASE-4.17); `struct virtio_blk_req` (virtio 1.2,
+//! 5.2.6): positions are in 512-byte units whatever the disk's sectors, and must be multiples of those.
 
 use hypervisor::memory::MapFailed;
-use ring::wire::blkif::{SECTOR_SIZE, SECTORS_PER_PAGE, Status};
+use ring::wire::blkif::SECTOR_SIZE;
 
-use crate::segments::{Asked, Segment};
+use crate::receive::Answer;
+use crate::segments::Asked;
 
 const SECTOR: u64 = SECTOR_SIZE as u64;
 
@@ -140,10 +140,10 @@ impl Refusal {
 
     /// How it is answered.
     #[must_use]
-    pub const fn status(self) -> Status {
+    pub const fn answer(self) -> Answer {
         match self {
-            Self::UnknownOperation | Self::NoDiscard => Status::NOT_SUPPORTED,
-            _ => Status::ERROR,
+            Self::UnknownOperation | Self::NoDiscard => Answer::Unsupported,
+            _ => Answer::Failed,
         }
     }
 }
@@ -158,31 +158,22 @@ impl From<MapFailed> for Refusal {
 }
 
 impl Rules {
-    /// Checks `asked` against a disk of `sectors` sectors of 512 bytes, and fills `segments`.
+    /// Checks `asked` against a disk of `sectors` sectors of 512 bytes.
     ///
     /// # Errors
     ///
     /// The first rule that is broken.
     #[inline]
-    pub fn check(
-        &self,
-        asked: &Asked<'_>,
-        sectors: u64,
-        segments: &mut Vec<Segment>,
-    ) -> Result<Checked, Refusal> {
-        segments.clear();
+    pub fn check(&self, asked: &Asked, sectors: u64) -> Result<Checked, Refusal> {
         let unit = u64::from(self.sector_size).max(SECTOR);
-        let (action, len) = match asked.action {
-            Action::Discard { secure } => {
-                if !self.discard {
-                    return Err(Refusal::NoDiscard);
-                }
-                let len = asked.sectors.checked_mul(SECTOR).ok_or(Refusal::PastEnd)?;
-                // The flag is ignored where secure discard was not offered (io/blkif.h).
-                (Action::Discard { secure: secure && self.secure_discard }, len)
+        let Asked { mut action, sector, len } = *asked;
+        if let Action::Discard { secure } = &mut action {
+            if !self.discard {
+                return Err(Refusal::NoDiscard);
             }
-            action => (action, place(asked, unit, segments)?),
-        };
+            // The flag is ignored where secure discard was not offered (io/blkif.h).
+            *secure &= self.secure_discard;
+        }
         if len == 0 {
             return match action {
                 Action::Flush | Action::Barrier => Ok(Checked { action, offset: 0, len }),
@@ -192,7 +183,7 @@ impl Rules {
         if self.read_only && action != Action::Read {
             return Err(Refusal::ReadOnly);
         }
-        let offset = asked.sector.checked_mul(SECTOR).ok_or(Refusal::PastEnd)?;
+        let offset = sector.checked_mul(SECTOR).ok_or(Refusal::PastEnd)?;
         let end = offset.checked_add(len).ok_or(Refusal::PastEnd)?;
         if end > sectors.saturating_mul(SECTOR) {
             return Err(Refusal::PastEnd);
@@ -202,27 +193,6 @@ impl Rules {
         }
         Ok(Checked { action, offset, len })
     }
-}
-
-/// Checks each segment, and says how many bytes they are together.
-#[inline]
-fn place(asked: &Asked<'_>, unit: u64, into: &mut Vec<Segment>) -> Result<u64, Refusal> {
-    let mut all = 0u64;
-    for segment in asked.segments {
-        if segment.last >= SECTORS_PER_PAGE {
-            return Err(Refusal::SegmentPastPage);
-        }
-        let sectors = segment.last.checked_sub(segment.first).ok_or(Refusal::SegmentReversed)?;
-        // Both are below 8, so neither product reaches a page's 4096 by more than its end.
-        let offset = u16::from(segment.first).saturating_mul(SECTOR_SIZE as u16);
-        let len = u16::from(sectors).saturating_add(1).saturating_mul(SECTOR_SIZE as u16);
-        if !u64::from(offset).is_multiple_of(unit) || !u64::from(len).is_multiple_of(unit) {
-            return Err(Refusal::Misaligned);
-        }
-        into.push(Segment { page: segment.gref, offset, len });
-        all = all.saturating_add(u64::from(len));
-    }
-    Ok(all)
 }
 
 #[cfg(test)]

@@ -10,6 +10,16 @@ use crate::acquire::cache::Cache;
 use crate::acquire::{GuestMemory, Hold, Reached, Unreached, Way};
 use crate::policy::acquire::Reach;
 use crate::segments::{Body, Segment};
+use crate::validate::Refusal;
+
+/// Where bytes lie in a page that the guest granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InPage {
+    /// The page.
+    pub page: GrantRef,
+    /// Where in the page, in bytes.
+    pub offset: u16,
+}
 
 /// A page, and the number by which the engine knows it.
 type Found<M> = (Hold<M>, Option<u16>);
@@ -67,26 +77,25 @@ impl<U: Using> Grants<U> {
     /// Copies between the guest and each request's own copy in one operation.
     fn copy<'a>(
         &mut self,
-        batch: impl Iterator<Item = &'a mut Body<Hold<U::Mapping>>>,
+        batch: impl Iterator<Item = &'a mut Body<Hold<U::Mapping>, InPage>>,
         direction: Direction,
     ) where
-        Hold<U::Mapping>: 'a,
+        U::Mapping: 'a,
     {
-        let mut bodies: Vec<(usize, &mut Option<MapFailed>)> = Vec::new();
+        let mut bodies: Vec<(usize, &mut Option<Refusal>)> = Vec::new();
         let mut ops = Vec::new();
         for body in batch {
             let Body { reached, segments, failed, .. } = body;
             let Some(mut rest) = reached.copied() else { continue };
             let mut count = 0usize;
             for segment in segments.iter() {
-                let Some((local, after)) = rest.split_at_mut_checked(usize::from(segment.len))
-                else {
+                let Some((local, after)) = rest.split_at_mut_checked(segment.len as usize) else {
                     break;
                 };
                 rest = after;
                 ops.push(CopyOp {
-                    gref: segment.page,
-                    offset: segment.offset,
+                    gref: segment.at.page,
+                    offset: segment.at.offset,
                     direction,
                     local,
                     status: GrantStatus::GENERAL_ERROR,
@@ -99,16 +108,16 @@ impl<U: Using> Grants<U> {
             return;
         }
         let asked = self.domain.copy(self.peer, &mut ops);
-        let mut results = ops.iter().map(|op| (op.gref, op.status));
+        let mut results = ops.iter().map(|op| op.status);
         for (count, failed) in bodies {
-            let refused = results.by_ref().take(count).filter(|(_, status)| !status.is_okay());
+            let refused = results.by_ref().take(count).filter(|status| !status.is_okay());
             // The iterator must move past this request's operations whatever the first one says.
             let first = refused.fold(None, |first, each| first.or(Some(each)));
             match (&asked, first) {
-                (Err(error), _) => *failed = Some(error.clone().into()),
-                (Ok(()), Some((gref, status))) => {
-                    *failed = Some(MapFailed::Refused { domain: self.peer, gref, status });
+                (Err(error), _) => {
+                    *failed = Some(MapFailed::from(error.clone()).into());
                 }
+                (Ok(()), Some(_)) => *failed = Some(Refusal::GrantRefused),
                 (Ok(()), None) => {}
             }
         }
@@ -117,70 +126,73 @@ impl<U: Using> Grants<U> {
 
 impl<U: Using> GuestMemory for Grants<U> {
     type Hold = Hold<U::Mapping>;
+    type Place = InPage;
 
-    fn fetch(&mut self, page: GrantRef, into: &mut [u8]) -> Result<(), MapFailed> {
+    fn fetch(&mut self, from: InPage, into: &mut [u8]) -> Result<(), Refusal> {
+        let InPage { page, offset } = from;
         let hold = match self.how {
             Reach::Persistent { .. } => self.keep(page, Way::FromGuest)?.0,
             Reach::Map => Hold::Mapped(self.map(page, Access::ReadOnly)?),
             Reach::Copy { .. } => {
                 let mut op = CopyOp {
                     gref: page,
-                    offset: 0,
+                    offset,
                     direction: Direction::FromPeer,
                     local: into,
                     status: GrantStatus::GENERAL_ERROR,
                 };
-                self.domain.copy(self.peer, std::slice::from_mut(&mut op))?;
+                let asked = self.domain.copy(self.peer, std::slice::from_mut(&mut op));
+                asked.map_err(MapFailed::from)?;
                 return match op.status {
                     GrantStatus::OKAY => Ok(()),
-                    status => Err(MapFailed::Refused { domain: self.peer, gref: page, status }),
+                    _ => Err(Refusal::GrantRefused),
                 };
             }
         };
-        hold.read_at(0, into).map_err(|short| too_short(&short))
+        hold.read_at(usize::from(offset), into).map_err(|short| too_short(&short).into())
     }
 
     #[inline]
     fn reach(
         &mut self,
-        segments: &[Segment],
+        segments: &[Segment<InPage>],
         way: Way,
         into: &mut Reached<Self::Hold>,
     ) -> Result<(), Unreached> {
         if let Reach::Copy { .. } = self.how {
-            let bytes: usize = segments.iter().map(|segment| usize::from(segment.len)).sum();
+            let bytes: usize = segments.iter().map(|segment| segment.len as usize).sum();
             let buffer = self.pool.take(bytes).ok_or(Unreached::Later)?;
             let len = u32::try_from(bytes).unwrap_or(u32::MAX);
             return into.push(Hold::Copied(buffer), None, 0, len).map_err(|e| too_short(&e).into());
         }
         for segment in segments {
             let (hold, fixed) = match (self.how, way) {
-                (Reach::Persistent { .. }, _) => self.keep(segment.page, way)?,
+                (Reach::Persistent { .. }, _) => self.keep(segment.at.page, way)?,
                 (_, Way::ToGuest) => {
-                    (Hold::Mapped(self.map(segment.page, Access::ReadWrite)?), None)
+                    (Hold::Mapped(self.map(segment.at.page, Access::ReadWrite)?), None)
                 }
                 (_, Way::FromGuest) => {
-                    (Hold::Mapped(self.map(segment.page, Access::ReadOnly)?), None)
+                    (Hold::Mapped(self.map(segment.at.page, Access::ReadOnly)?), None)
                 }
             };
-            into.push(hold, fixed, usize::from(segment.offset), u32::from(segment.len))
+            into.push(hold, fixed, usize::from(segment.at.offset), segment.len)
                 .map_err(|short| too_short(&short))?;
         }
         Ok(())
     }
 
-    fn copy_in<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold>>)
+    fn copy_in<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold, InPage>>)
     where
-        Self::Hold: 'a,
+        Self: 'a,
     {
         if let Reach::Copy { .. } = self.how {
             self.copy(batch, Direction::FromPeer);
         }
     }
 
-    fn copy_out<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold>>)
+    fn copy_out<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold, InPage>>)
     where
-        Self::Hold: 'a,
+        Self: 'a,
     {
         if let Reach::Copy { .. } = self.how {
             self.copy(batch, Direction::ToPeer);

@@ -158,16 +158,16 @@ fn follows(last: &Piece, base: *mut u8) -> bool {
 
 /// A request on its way through an engine: its ticket in the queue's table, and its bytes.
 #[derive(Debug)]
-pub struct InFlight<H> {
+pub struct InFlight<H, P> {
     pub(crate) ticket: crate::submit::Ticket,
-    pub(crate) body: Box<crate::segments::Body<H>>,
+    pub(crate) body: Box<crate::segments::Body<H, P>>,
 }
 
 // SAFETY: the pieces come from `Reached::push` alone, which takes them from holds that it keeps.
 // Both sit behind a box that this value owns and nothing else reaches into, so they neither move
 // nor change nor end before it does. That no Rust reference into the bytes exists is part of
 // `Memory`'s contract.
-unsafe impl<H: Memory> Buffers for InFlight<H> {
+unsafe impl<H: Memory, P> Buffers for InFlight<H, P> {
     fn pieces(&self) -> &[Piece] {
         &self.body.reached.pieces
     }

@@ -5,20 +5,20 @@
 //!
 //! Trust: references are the peer's and any of them may be refused; the request is then answered
 //! with an error and nothing of it stays mapped. Sources: io/blkif.h notes 7 and 8, grant_table.h
-//! (RELEASE-4.17). Units: bytes within a page.
+//! (RELEASE-4.17). Units: bytes.
 
 pub mod bounce;
 pub mod cache;
 pub mod grants;
 pub mod hold;
 
-use hypervisor::GrantRef;
-use hypervisor::memory::{MapFailed, Memory};
+use hypervisor::memory::Memory;
 
-pub use grants::Grants;
+pub use grants::{Grants, InPage};
 pub use hold::{Hold, InFlight, Reached};
 
 use crate::segments::{Body, Segment};
+use crate::validate::Refusal;
 
 /// Which way a request's bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +35,12 @@ pub enum Unreached {
     /// There is no room for them before other requests are done.
     Later,
     /// They cannot be had.
-    Failed(MapFailed),
+    Failed(Refusal),
 }
 
-impl From<MapFailed> for Unreached {
-    fn from(failed: MapFailed) -> Self {
-        Self::Failed(failed)
+impl<R: Into<Refusal>> From<R> for Unreached {
+    fn from(failed: R) -> Self {
+        Self::Failed(failed.into())
     }
 }
 
@@ -48,13 +48,15 @@ impl From<MapFailed> for Unreached {
 pub trait GuestMemory {
     /// What keeps bytes reachable.
     type Hold: Memory;
+    /// How the guest names where its bytes lie.
+    type Place;
 
-    /// Copies the first bytes of a page that describes a request out of the guest, once.
+    /// Copies bytes that describe a request out of the guest, once.
     ///
     /// # Errors
     ///
-    /// The page cannot be had.
-    fn fetch(&mut self, page: GrantRef, into: &mut [u8]) -> Result<(), MapFailed>;
+    /// They cannot be had.
+    fn fetch(&mut self, from: Self::Place, into: &mut [u8]) -> Result<(), Refusal>;
 
     /// Makes `segments` reachable, in their order.
     ///
@@ -63,21 +65,21 @@ pub trait GuestMemory {
     /// See [`Unreached`]. What was added to `into` before stays there, to be released.
     fn reach(
         &mut self,
-        segments: &[Segment],
+        segments: &[Segment<Self::Place>],
         way: Way,
         into: &mut Reached<Self::Hold>,
     ) -> Result<(), Unreached>;
 
     /// Copies what goes from the guest to the medium, where it is to be copied. A request for which
     /// that fails has its [`Body::failed`] set.
-    fn copy_in<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold>>)
+    fn copy_in<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold, Self::Place>>)
     where
-        Self::Hold: 'a;
+        Self: 'a;
 
     /// Copies what came from the medium to the guest, likewise.
-    fn copy_out<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold>>)
+    fn copy_out<'a>(&mut self, batch: impl Iterator<Item = &'a mut Body<Self::Hold, Self::Place>>)
     where
-        Self::Hold: 'a;
+        Self: 'a;
 
     /// Takes the holds back.
     fn release(&mut self, from: &mut Reached<Self::Hold>);

@@ -3,18 +3,22 @@
 use std::collections::VecDeque;
 
 use hypervisor::PeerFault;
-use ring::wire::blkif::{Request, Response};
-use ring::{Notify, Recheck};
+use ring::shared::Words;
+use ring::wire::blkif::{Layout, Request};
+use ring::{Notify, Recheck, ResponseSlot};
 
 use super::{Cells, Journal};
-use crate::receive::{RawRequest, Requests};
+use crate::acquire::GuestMemory;
+use crate::receive::{Answer, Duty, RawRequest, Requests, Taken, XenRing};
+use crate::segments::{Asked, Segment};
+use crate::validate::Refusal;
 
 /// What is taken from `R`, written down in `C`. What an earlier process took and owes comes first.
 #[derive(Debug)]
 pub struct Journaled<R: Requests, C> {
     inner: R,
     journal: Journal<C>,
-    again: VecDeque<RawRequest<Noted<R::Slot>>>,
+    again: VecDeque<RawRequest<R::Raw, Noted<R::Slot>>>,
 }
 
 /// The duty to answer a request, and where that is noted.
@@ -24,29 +28,31 @@ pub struct Noted<S> {
     entry: u32,
 }
 
-impl<R: Requests, C: Cells> Journaled<R, C> {
+impl<L: Layout, M: Words, C: Cells> Journaled<XenRing<L, M>, C> {
     /// Keeps `journal` of what is taken from `inner`. `owed` was taken before, oldest first, by entry, and
     /// `slots` are to answer it with.
     pub fn new(
-        inner: R,
+        inner: XenRing<L, M>,
         journal: Journal<C>,
         owed: Vec<(Request, u32)>,
-        slots: Vec<R::Slot>,
+        slots: Vec<ResponseSlot>,
     ) -> Self {
         let again = owed.into_iter().zip(slots);
         let again = again.map(|((asked, entry), slot)| {
-            let slot = Noted { slot, entry };
+            let slot = Noted { slot: Duty::new(slot, &asked), entry };
             RawRequest { asked, slot }
         });
         Self { inner, journal, again: again.collect() }
     }
 }
 
-impl<R: Requests, C: Cells> Requests for Journaled<R, C> {
+impl<R: Requests<Raw = Request>, C: Cells> Requests for Journaled<R, C> {
+    type Raw = Request;
     type Slot = Noted<R::Slot>;
+    type Place = R::Place;
 
     #[inline]
-    fn take(&mut self) -> Result<Option<RawRequest<Self::Slot>>, PeerFault> {
+    fn take(&mut self) -> Taken<Request, Self::Slot> {
         if let Some(owed) = self.again.pop_front() {
             return Ok(Some(owed));
         }
@@ -62,9 +68,20 @@ impl<R: Requests, C: Cells> Requests for Journaled<R, C> {
     }
 
     #[inline]
-    fn answer(&mut self, slot: Self::Slot, response: &Response) {
+    fn gather<G: GuestMemory<Place = R::Place>>(
+        &mut self,
+        asked: &Request,
+        memory: &mut G,
+        unit: u32,
+        into: &mut Vec<Segment<R::Place>>,
+    ) -> Result<Asked, Refusal> {
+        self.inner.gather(asked, memory, unit, into)
+    }
+
+    #[inline]
+    fn answer(&mut self, slot: Self::Slot, answer: Answer) {
         let Noted { slot, entry } = slot;
-        self.inner.answer(slot, response);
+        self.inner.answer(slot, answer);
         self.journal.answered(entry);
     }
 

@@ -1,7 +1,6 @@
 //! From the ring to the engine's door: takes requests, and lets those through that may begin.
 
 use hypervisor::PeerFault;
-use ring::wire::blkif::Response;
 
 use super::{BATCH, Command, Queue};
 use crate::acquire::{GuestMemory, Unreached, Way};
@@ -14,11 +13,15 @@ use crate::{engine::Engine, request::InFlight, respond};
 
 use std::sync::atomic::Ordering;
 
+/// A request that has yet to begin.
+type Waiting<R, G> =
+    Request<<R as Requests>::Slot, <G as GuestMemory>::Hold, <R as Requests>::Place>;
+
 impl<R, G, E, C> Queue<R, G, E, C>
 where
     R: Requests,
-    G: GuestMemory,
-    E: Engine<InFlight<G::Hold>>,
+    G: GuestMemory<Place = R::Place>,
+    E: Engine<InFlight<G::Hold, R::Place>>,
 {
     /// Fills `staged` with what may begin: first what was held back, then what is on the
     /// ring. Says whether there was anything, and whether the guest broke the ring's rules.
@@ -62,31 +65,23 @@ where
 
     /// Checks a request that was just taken, and lets it through or holds it back.
     #[inline]
-    fn take(&mut self, raw: RawRequest<R::Slot>) {
+    fn take(&mut self, raw: RawRequest<R::Raw, R::Slot>) {
         let RawRequest { asked, slot } = raw;
         let mut body = self.bodies.take();
+        let (rules, memory) = (&self.serving.rules, &mut self.memory);
+        let gathered = self.requests.gather(&asked, memory, rules.sector_size, &mut body.segments);
         let sectors = self.serving.sectors.load(Ordering::Relaxed);
-        let checked = match self.gather.gather(&asked, &mut self.memory) {
-            Ok(gathered) => self
-                .serving
-                .rules
-                .check(&gathered, sectors, &mut body.segments)
-                .map(|checked| (gathered.operation, checked))
-                .map_err(|refusal| (gathered.operation, refusal)),
-            Err(refusal) => Err((asked.operation, refusal)),
-        };
-        let (operation, checked) = match checked {
+        let checked = match gathered.and_then(|gathered| rules.check(&gathered, sectors)) {
             Ok(checked) => checked,
-            Err((operation, refusal)) => {
+            Err(refusal) => {
                 self.bodies.put(body);
                 self.stats.refuse(refusal);
-                let response = Response { id: asked.id, operation, status: refusal.status() };
-                self.requests.answer(slot, &response);
+                self.requests.answer(slot, refusal.answer());
                 self.unpublished = true;
                 return;
             }
         };
-        let job = Job::new(slot, asked.id, operation, checked, self.clock.now());
+        let job = Job::new(slot, checked, self.clock.now());
         let request = Request { job, body, paid: false };
         if self.held.is_empty() || free(request.job.action, request.job.len > 0) {
             if let Err(request) = self.pass(request) {
@@ -101,10 +96,7 @@ where
 
     /// Lets a request through to `staged`, or answers it; gives back one that has to wait.
     #[inline]
-    fn pass(
-        &mut self,
-        mut request: Request<R::Slot, G::Hold>,
-    ) -> Result<(), Request<R::Slot, G::Hold>> {
+    fn pass(&mut self, mut request: Waiting<R, G>) -> Result<(), Waiting<R, G>> {
         let Job { action, len, .. } = request.job;
         let data = len > 0;
         if !request.paid && !free(action, data) {
@@ -145,7 +137,7 @@ where
                         self.refuse(request.job, request.body, Refusal::HostFailed);
                     }
                     Unreached::Failed(failed) => {
-                        self.refuse(request.job, request.body, failed.into());
+                        self.refuse(request.job, request.body, failed);
                     }
                 }
                 Ok(())
@@ -157,7 +149,7 @@ where
     pub(super) fn refuse(
         &mut self,
         job: Job<R::Slot>,
-        mut body: Box<Body<G::Hold>>,
+        mut body: Box<Body<G::Hold, R::Place>>,
         refusal: Refusal,
     ) {
         self.memory.release(&mut body.reached);

@@ -40,7 +40,6 @@ use crate::receive::Requests;
 use crate::release::{Bodies, release};
 use crate::request::{Finished, Ready, Request};
 use crate::respond;
-use crate::segments::Gather;
 use crate::stats::Stats;
 use crate::submit::Submit;
 use crate::validate::Action;
@@ -52,7 +51,7 @@ const BATCH: usize = 64;
 pub struct Queue<R, G, E, C>
 where
     R: Requests,
-    G: GuestMemory,
+    G: GuestMemory<Place = R::Place>,
 {
     requests: R,
     memory: G,
@@ -62,17 +61,16 @@ where
     control: Arc<Control>,
     stats: Arc<Stats>,
 
-    gather: Gather,
-    bodies: Bodies<G::Hold>,
+    bodies: Bodies<G::Hold, R::Place>,
     order: Order,
     /// What has to wait before it may begin, in order.
-    held: VecDeque<Request<R::Slot, G::Hold>>,
+    held: VecDeque<Request<R::Slot, G::Hold, R::Place>>,
     /// When the first of them is worth another try, where time is what it waits for.
     held_until: Option<u64>,
-    staged: VecDeque<Ready<R::Slot, G::Hold>>,
-    submit: Submit<R::Slot, G::Hold>,
-    moved: Vec<Moved<InFlight<G::Hold>>>,
-    finished: Vec<Finished<R::Slot, G::Hold>>,
+    staged: VecDeque<Ready<R::Slot, G::Hold, R::Place>>,
+    submit: Submit<R::Slot, G::Hold, R::Place>,
+    moved: Vec<Moved<InFlight<G::Hold, R::Place>>>,
+    finished: Vec<Finished<R::Slot, G::Hold, R::Place>>,
     /// Answers were written that the guest was not shown.
     unpublished: bool,
 
@@ -105,15 +103,13 @@ impl From<HostError> for Broken {
 impl<R, G, E, C> Queue<R, G, E, C>
 where
     R: Requests,
-    G: GuestMemory,
-    E: Engine<InFlight<G::Hold>>,
+    G: GuestMemory<Place = R::Place>,
+    E: Engine<InFlight<G::Hold, R::Place>>,
     C: Channel + AsFd,
 {
     /// A queue that takes from `requests`, with the guest's bytes in `memory`, over `engine`.
-    /// Indirect requests may have `indirect` segments.
     pub fn new(
         (requests, memory, engine, channel): (R, G, E, C),
-        indirect: u16,
         serving: Arc<Serving>,
         control: Arc<Control>,
         stats: Arc<Stats>,
@@ -121,7 +117,6 @@ where
         let slots = usize::try_from(requests.slots()).unwrap_or(BATCH);
         let clock = Clock::new();
         Self {
-            gather: Gather::new(indirect),
             bodies: Bodies::new(slots),
             order: Order::default(),
             held: VecDeque::with_capacity(slots),
@@ -194,12 +189,12 @@ where
             let from_guest = staged.filter(|ready| ready.job.action != Action::Read);
             self.memory.copy_in(from_guest.map(|ready| &mut *ready.body));
             while let Some(ready) = self.staged.pop_front() {
-                match ready.body.failed.clone() {
+                match ready.body.failed {
                     None => self.submit.begin(&mut self.engine, ready),
                     Some(failed) => {
                         let Ready { job, body } = ready;
                         self.order.over(job.action, job.len > 0);
-                        self.refuse(job, body, failed.into());
+                        self.refuse(job, body, failed);
                     }
                 }
             }

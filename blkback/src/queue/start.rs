@@ -11,7 +11,7 @@ use hypervisor::{DomId, HostError};
 use ring::wire::blkif::{Layout as RingLayout, Native, X86_32, X86_64};
 
 use super::{Command, Control, Ended, Queue, Serving};
-use crate::acquire::{Grants, GuestMemory, Hold, InFlight};
+use crate::acquire::{Grants, GuestMemory, Hold, InFlight, InPage};
 use crate::connect::{Features, Layout, Link};
 use crate::engine::Engine;
 use crate::journal::{Journaled, Kept};
@@ -100,7 +100,7 @@ pub fn spawn<U, C, E, F>(
 where
     U: Using + Send + 'static,
     C: Channel + AsFd + Send + 'static,
-    E: Engine<InFlight<Hold<U::Mapping>>>,
+    E: Engine<InFlight<Hold<U::Mapping>, InPage>>,
     F: FnOnce() -> Result<E, HostError> + Send + 'static,
 {
     let control = Control::new()?;
@@ -123,7 +123,7 @@ fn serve<U, C, E, F>(parts: Parts<U, C>, control: Arc<Control>, engine: F) -> En
 where
     U: Using,
     C: Channel + AsFd,
-    E: Engine<InFlight<Hold<U::Mapping>>>,
+    E: Engine<InFlight<Hold<U::Mapping>, InPage>>,
     F: FnOnce() -> Result<E, HostError>,
 {
     let engine = match engine() {
@@ -143,16 +143,17 @@ where
     U: Using,
     U::Mapping: Memory,
     C: Channel + AsFd,
-    E: Engine<InFlight<Hold<U::Mapping>>>,
+    E: Engine<InFlight<Hold<U::Mapping>, InPage>>,
 {
     let Parts { peer, features, link, journal, domain, serving, stats, .. } = parts;
     let how = serving.reach.unwrap_or(Reach::for_frontend(features.persistent, serving.mapping));
     let memory = Grants::new(domain, peer, how);
     let ends = (memory, engine, link.channel);
-    let about = (features.indirect_segments, serving, control);
+    let about = (serving, control);
+    let most = features.indirect_segments;
     let Some(Kept { journal, owed, resumed }) = journal else {
         return match XenRing::<L, _>::attach(link.ring, peer) {
-            Ok(requests) => run(requests, ends, about, stats),
+            Ok(requests) => run(requests.with_indirect(most), ends, about, stats),
             Err(fault) => Ended::Fault(fault),
         };
     };
@@ -168,20 +169,21 @@ where
             return Ended::Failed(error);
         }
     }
+    let requests = requests.with_indirect(most);
     run(Journaled::new(requests, journal, owed.requests, slots), ends, about, stats)
 }
 
 fn run<R, G, E, C>(
     requests: R,
     (memory, engine, channel): (G, E, C),
-    (indirect, serving, control): (u16, Arc<Serving>, Arc<Control>),
+    (serving, control): (Arc<Serving>, Arc<Control>),
     stats: Arc<Stats>,
 ) -> Ended
 where
     R: Requests,
-    G: GuestMemory,
-    E: Engine<InFlight<G::Hold>>,
+    G: GuestMemory<Place = R::Place>,
+    E: Engine<InFlight<G::Hold, R::Place>>,
     C: Channel + AsFd,
 {
-    Queue::new((requests, memory, engine, channel), indirect, serving, control, stats).run()
+    Queue::new((requests, memory, engine, channel), serving, control, stats).run()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use blkback::acquire::{Hold, InFlight};
+use blkback::acquire::{Hold, InFlight, InPage};
 use blkback::connect::{Features, Layout, Link};
 use blkback::engine::Engine;
 use blkback::engine::memory::{Disk, Memory as MemoryEngine};
@@ -29,7 +29,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) type Mapping = <Domain as Using>::Mapping;
 pub(crate) type Pages = <Domain as Granting>::Memory;
 pub(crate) type GuestChannel = <Domain as Events>::Channel;
-pub(crate) type T = InFlight<Hold<Mapping>>;
+pub(crate) type T = InFlight<Hold<Mapping>, InPage>;
 
 /// Two domains on a machine.
 pub(crate) struct Scene {

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use blkback::acquire::{Hold, InFlight};
+use blkback::acquire::{Hold, InFlight, InPage};
 use blkback::engine::memory::Memory;
 use blkback::engine::{Engine, Finished, Operation, Woken};
 use hypervisor::HostError;
@@ -14,7 +14,7 @@ use crate::memory::Granted;
 use crate::platform::{Guest, NEVER, READ_ONLY};
 
 /// What the queue hands to an engine.
-pub type Held = InFlight<Hold<Granted>>;
+pub type Held = InFlight<Hold<Granted>, InPage>;
 
 /// Bytes of the disk.
 pub const SIZE: u64 = SECTORS * 512;

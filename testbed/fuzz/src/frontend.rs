@@ -9,8 +9,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use blkback::acquire::{GuestMemory, InPage};
 use blkback::queue::{Command, Control, Serving};
-use blkback::receive::{RawRequest, Requests, XenRing};
+use blkback::receive::{Answer, Duty, RawRequest, Requests, XenRing};
+use blkback::segments::{Asked, Segment as Placed};
+use blkback::validate::Refusal;
 use hypervisor::memory::Memory;
 use hypervisor::{DomId, GrantRef, PAGE_SIZE, PeerFault};
 use ring::layout::{HEADER, Word};
@@ -18,7 +21,7 @@ use ring::wire::blkif::{
     Abi, Blkif, Discard, Indirect, Kind, Layout, MAX_INDIRECT_PAGES, Request, Response, Segment,
     Segments, Status, Transfer, X86_64, operation,
 };
-use ring::{Notify, Protocol, Recheck, ResponseSlot, protocol::SlotBytes};
+use ring::{Notify, Protocol, Recheck, protocol::SlotBytes};
 
 use crate::bytes::Bytes;
 use crate::memory::Pages;
@@ -249,33 +252,46 @@ impl Audited {
 }
 
 impl Requests for Audited {
-    type Slot = ResponseSlot;
+    type Raw = Request;
+    type Slot = Duty;
+    type Place = InPage;
 
-    fn take(&mut self) -> Result<Option<RawRequest<ResponseSlot>>, PeerFault> {
+    fn take(&mut self) -> Result<Option<RawRequest<Request, Duty>>, PeerFault> {
         self.front.may_act();
         let taken = self.ring.take()?;
         if let Some(RawRequest { asked, slot }) = &taken {
             let mut state = self.front.0.borrow_mut();
-            let before = state.taken.insert(slot.index().0, known(asked));
+            let before = state.taken.insert(slot.slot().index().0, known(asked));
             assert!(before.is_none(), "a slot was given out twice");
             assert!(state.taken.len() <= self.ring.slots() as usize);
         }
         Ok(taken)
     }
 
-    fn answer(&mut self, slot: ResponseSlot, response: &Response) {
+    fn gather<G: GuestMemory<Place = InPage>>(
+        &mut self,
+        asked: &Request,
+        memory: &mut G,
+        unit: u32,
+        into: &mut Vec<Placed<InPage>>,
+    ) -> Result<Asked, Refusal> {
+        self.ring.gather(asked, memory, unit, into)
+    }
+
+    fn answer(&mut self, slot: Duty, answer: Answer) {
+        let response = slot.response(answer);
         let mut state = self.front.0.borrow_mut();
-        let taken = state.taken.remove(&slot.index().0).expect("an answer to nothing");
+        let taken = state.taken.remove(&slot.slot().index().0).expect("an answer to nothing");
         assert_eq!(response.id, taken.id);
         assert!(taken.echo.contains(&response.operation), "{response:?}");
         assert!(!(taken.must_fail && response.status == Status::OKAY), "{response:?}");
         state.answered += 1;
         drop(state);
-        self.ring.answer(slot, response);
+        self.ring.answer(slot, answer);
     }
 
-    fn abandon(&mut self, slot: ResponseSlot) {
-        let known = self.front.0.borrow_mut().taken.remove(&slot.index().0);
+    fn abandon(&mut self, slot: Duty) {
+        let known = self.front.0.borrow_mut().taken.remove(&slot.slot().index().0);
         assert!(known.is_some(), "nothing to abandon");
         self.ring.abandon(slot);
     }

@@ -40,13 +40,12 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
 
     let (guest, peer, bell) = (Guest::default(), DomId::new(1).unwrap(), Bell::new(EventPort(1)));
     let front = Frontend::new(script, &guest, &ring, bell.rope(), &control, &serving);
-    let requests = Audited::new(attach(&ring, peer), &front);
+    let requests = Audited::new(attach(&ring, peer).with_indirect(256), &front);
     let depth = if how & 0x20 == 0 { 64 } else { 2 };
     let engine = Watched::new(Memory::new(disk, depth), &guest, &front);
     let memory = Grants::new(guest.clone(), peer, reach);
     let stats = Arc::new(Stats::default());
-    let queue =
-        Queue::new((requests, memory, engine, bell), 256, serving, control, Arc::clone(&stats));
+    let queue = Queue::new((requests, memory, engine, bell), serving, control, Arc::clone(&stats));
     let ended = queue.run();
 
     assert_eq!(front.owed(), 0, "requests were forgotten: {ended:?}");
