@@ -6,14 +6,41 @@
 use alloc::borrow::Cow;
 use alloc::string::String;
 
+use core::fmt;
+
 use crate::DomId;
 
-/// Another domain broke a protocol.
+/// Who is at the other end of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Peer {
+    /// A domain.
+    Domain(DomId),
+    /// A virtual machine that a process beside us runs, or that process (vhost-user).
+    Machine,
+}
+
+impl From<DomId> for Peer {
+    fn from(domain: DomId) -> Self {
+        Self::Domain(domain)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Domain(domain) => write!(f, "domain {domain}"),
+            Self::Machine => f.write_str("virtual machine"),
+        }
+    }
+}
+
+/// The other end of a device broke a protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("domain {domain}: {what}: {value}")]
+#[error("{peer}: {what}: {value}")]
 pub struct PeerFault {
     /// Who did it.
-    pub domain: DomId,
+    pub peer: Peer,
     /// What was wrong, as a phrase that also serves as a counter's name.
     pub what: Cow<'static, str>,
     /// The value that was wrong.
@@ -21,13 +48,13 @@ pub struct PeerFault {
 }
 
 impl PeerFault {
-    /// `domain` gave `value` where `what` says why that is wrong.
+    /// `peer` gave `value` where `what` says why that is wrong.
     pub fn new(
-        domain: DomId,
+        peer: impl Into<Peer>,
         what: impl Into<Cow<'static, str>>,
         value: impl core::fmt::Display,
     ) -> Self {
-        Self { domain, what: what.into(), value: alloc::format!("{value}") }
+        Self { peer: peer.into(), what: what.into(), value: alloc::format!("{value}") }
     }
 }
 

@@ -38,5 +38,5 @@ pub mod xenbus;
 #[cfg(feature = "std")]
 pub mod xenstore;
 
-pub use error::{ConfigError, Error, HostError, PeerFault};
+pub use error::{ConfigError, Error, HostError, Peer, PeerFault};
 pub use id::{DomId, EventPort, GrantRef, PAGE_SIZE};

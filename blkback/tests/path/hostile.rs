@@ -56,7 +56,7 @@ fn a_wild_producer_ends_the_queue_and_no_other() {
         still_serves(&mut liar);
         lie_about_producer(&liar, lie);
         let Ended::Fault(fault) = served.ended() else { panic!("not a fault") };
-        assert_eq!(fault.domain, scene.guest.id());
+        assert_eq!(fault.peer, scene.guest.id().into());
         assert_eq!(fault.what, "request_producer");
         assert!(fault.value.contains(&lie.to_string()), "{fault}");
         assert_eq!(liar.revoke(0), Revoked::Done);

@@ -31,7 +31,7 @@ fn expect_fault(what: &str, lie: impl FnOnce(&mut Backend, Vec<crate::backend::T
         panic!("{what}: {:?}", disk.ending());
     };
     assert!(fault.to_string().contains(what), "{fault}");
-    assert_eq!(fault.domain, backend.domain.id());
+    assert_eq!(fault.peer, backend.domain.id().into());
     let mut ended = 0;
     while let Some(completion) = disk.queues()[0].complete() {
         ended += 1;

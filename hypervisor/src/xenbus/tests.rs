@@ -252,7 +252,7 @@ fn a_peers_keys_are_bounded() {
         store.put(&path, value);
         let error = keys.number("n", 0..=4_u32).unwrap_err();
         let Error::Peer(fault) = &error else { panic!("{error:?}") };
-        assert_eq!(fault.domain, domain(7));
+        assert_eq!(fault.peer, domain(7).into());
         let said = error.to_string();
         assert!(said.contains(&path) && said.contains(value) && said.contains("from 0 to 4"));
     }

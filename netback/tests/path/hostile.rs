@@ -31,7 +31,7 @@ fn fault_of(slots: impl FnOnce(&mut Guest) -> Vec<Slot>) -> String {
     guest.send_raw(&slots);
     match served.ended() {
         Ended::Fault(fault) => {
-            assert_eq!(fault.domain, scene.guest.id());
+            assert_eq!(fault.peer, scene.guest.id().into());
             fault.what.into_owned()
         }
         other => panic!("{other:?}"),

@@ -20,7 +20,7 @@ fn ended(interface: &mut TestInterface, backend: &Backend, what: &str) {
         panic!("{what}: {:?}", interface.ending());
     };
     assert!(fault.to_string().contains(what), "{what}: {fault}");
-    assert_eq!(fault.domain, backend.domain.id());
+    assert_eq!(fault.peer, backend.domain.id().into());
     assert_eq!(interface.phase(), Phase::Closed);
     assert_eq!(backend.front_state(), State::Closed);
     let error = backend.domain.read(Transaction::NONE, &format!("{}/error", backend.seat.opposite));
