@@ -15,6 +15,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use crate::layout::Word;
+use crate::note::Note;
 use crate::protocol::SlotBytes;
 use crate::shared::{Shared, Words};
 use crate::{Fault, Notify, Protocol, Recheck, ResponseSlot, RingIndex};
@@ -81,6 +82,23 @@ impl<P: Protocol, M: Words> Back<P, M> {
     pub fn owed(&self) -> impl Iterator<Item = ResponseSlot> + use<P, M> {
         let first = self.answered;
         (0..self.outstanding()).map(move |n| ResponseSlot::new(first.add(n)))
+    }
+
+    /// Leaves word on the ring that the next `answers` of the requests taken are about to be answered, for a
+    /// backend that comes after this one is killed before it [published](Self::publish) them. Everything
+    /// answered before is to be published. `ids` are those, by place among these slots, of which
+    /// the answers keep nothing: [`MOST_IDS`](crate::note::MOST_IDS) at most.
+    #[inline]
+    pub fn note(&mut self, answers: u32, ids: impl Iterator<Item = (u32, u16)>) {
+        debug_assert!(self.answered == self.published, "a note holds from what is published on");
+        Note::leave(self.shared.memory(), self.published, self.published.add(answers), ids);
+    }
+
+    /// The word that the backend before this one left of answers which it did not come to publish: what lies
+    /// in so many slots may be answers as well as requests. To be asked before anything is taken.
+    #[must_use]
+    pub fn noted(&self) -> Option<Note> {
+        Note::find(self.shared.memory(), self.published, self.seen)
     }
 
     /// How many slots the ring has.

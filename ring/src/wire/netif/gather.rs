@@ -30,6 +30,9 @@ pub const MOST_AFTER: usize = SLOTS_MIN;
 /// Data slots after the first with which a chain is read to its end, to be dropped.
 pub const FATAL_AFTER: usize = 20;
 
+/// Extras that a chain may have: each of the known types once.
+const MOST_EXTRAS: usize = 5;
+
 /// A chain that is being followed.
 #[derive(Clone, Debug, Default)]
 pub struct Gather {
@@ -43,6 +46,8 @@ pub struct Gather {
 pub struct Chain {
     first: Request,
     extras: Extras,
+    /// The first two bytes of each extra: its type and marks.
+    heads: [u16; MOST_EXTRAS],
     after: [Request; FATAL_AFTER],
     count: usize,
     /// Bytes of the pieces after the first.
@@ -105,7 +110,11 @@ impl Gather {
             }
             Some(chain) if self.extra => {
                 let extra = slot.extra();
+                let at = chain.extras.count();
                 chain.extras.take(&extra)?;
+                if let (Some(head), [a, b, ..]) = (chain.heads.get_mut(at), slot.0) {
+                    *head = u16::from_le_bytes([a, b]);
+                }
                 self.extra = extra.more;
                 chain.first.flags.has(Flags::MORE_DATA)
             }
@@ -139,7 +148,8 @@ impl Chain {
     #[inline]
     fn new(first: Request) -> Self {
         let after = [Self::NONE; FATAL_AFTER];
-        Self { first, extras: Extras::default(), after, count: 0, bytes_after: 0 }
+        let (extras, heads) = (Extras::default(), [0; MOST_EXTRAS]);
+        Self { first, extras, heads, after, count: 0, bytes_after: 0 }
     }
 
     /// Takes a request after the first in, and says whether another follows.
@@ -220,14 +230,15 @@ impl Chain {
     }
 
     /// The answers to its slots, in the order in which they are on the ring: `status` to each
-    /// request, and [`Response::NULL`] to each extra.
+    /// request, and [`Status::NULL`] to each extra. That leaves the extra's type and marks as they were, and with
+    /// a request's marks the chain can be followed even when it is answered and not yet published.
     #[inline]
     pub fn answers(&self, status: Status) -> impl Iterator<Item = Response> + '_ {
         let to = move |request: &Request| Response { id: request.id, status };
         let after = self.after.get(..self.count).unwrap_or_default();
-        core::iter::once(to(&self.first))
-            .chain(core::iter::repeat_n(Response::NULL, self.extras.count()))
-            .chain(after.iter().map(to))
+        let heads = self.heads.get(..self.extras.count()).unwrap_or_default();
+        let null = |head: &u16| Response { id: *head, status: Status::NULL };
+        core::iter::once(to(&self.first)).chain(heads.iter().map(null)).chain(after.iter().map(to))
     }
 }
 

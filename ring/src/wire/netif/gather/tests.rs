@@ -78,7 +78,31 @@ fn extras_stand_behind_the_first_and_are_answered_null() {
     assert_eq!((offload.gso, offload.hash), (Some(GSO), Some(HASH)));
     let answers: Vec<_> = chain.answers(Status::ERROR).collect();
     let error = |id| Response { id, status: Status::ERROR };
-    assert_eq!(answers, [error(1), Response::NULL, Response::NULL, error(2), error(3)]);
+    let null = |slot: &Slot| Response {
+        id: u16::from_le_bytes([slot.0[0], slot.0[1]]),
+        status: Status::NULL,
+    };
+    assert_eq!(answers, [error(1), null(&slots[1]), null(&slots[2]), error(2), error(3)]);
+}
+
+#[test]
+fn a_chain_can_be_followed_when_it_is_answered_in_part() {
+    let slots = [
+        request(1, 0, 3000, Flags::MORE_DATA.with(Flags::EXTRA_INFO)),
+        extra(true, Kind::Gso(GSO)),
+        extra(false, Kind::Hash(HASH)),
+        request(2, 0, 1000, Flags::MORE_DATA),
+        request(3, 0, 500, Flags::NONE),
+    ];
+    let answers: Vec<_> = gather(&slots).unwrap().answers(Status::OKAY).collect();
+    for answered in 0..=slots.len() {
+        let mut slots = slots;
+        for (slot, answer) in slots.iter_mut().zip(&answers).take(answered) {
+            slot.0[..Response::SIZE].copy_from_slice(&answer.encode());
+        }
+        let again: Vec<_> = gather(&slots).unwrap().answers(Status::OKAY).collect();
+        assert_eq!(again, answers, "{answered} answered");
+    }
 }
 
 #[test]
@@ -158,7 +182,8 @@ fn a_change_of_the_multicast_list_is_no_packet() {
         let chain = gather(&multicast(9, change)).unwrap();
         assert_eq!(chain.content(), Content::Multicast(change));
         let answers: Vec<_> = chain.answers(Status::OKAY).collect();
-        assert_eq!(answers, [Response { id: 9, status: Status::OKAY }, Response::NULL]);
+        assert_eq!(answers[0], Response { id: 9, status: Status::OKAY });
+        assert_eq!((answers.len(), answers[1].status), (2, Status::NULL));
     }
     let slots = [
         request(1, 0, 0, Flags::EXTRA_INFO.with(Flags::MORE_DATA)),
