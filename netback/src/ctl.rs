@@ -77,6 +77,12 @@ pub struct Device {
     pub queues: u32,
     /// How often a guest has connected.
     pub connections: u64,
+    /// How many of those were taken up from a process before this one, rings and all.
+    #[serde(default)]
+    pub resumed: u64,
+    /// For how long the last of these was served by nobody, in milliseconds.
+    #[serde(default)]
+    pub pause_ms: Option<u64>,
     /// What the last connection was ended by, where the guest broke the protocol.
     pub fault: Option<String>,
     /// How often guests broke the protocol, by what they did.

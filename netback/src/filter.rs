@@ -202,6 +202,8 @@ fn get<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 #[derive(Debug, Default)]
 pub struct Groups {
     chosen: AtomicBool,
+    /// The list was another process's.
+    unknown: AtomicBool,
     listed: Mutex<Vec<Mac>>,
 }
 
@@ -212,6 +214,12 @@ impl Groups {
     /// Whether the frontend chooses.
     pub fn choose(&self, chosen: bool) {
         self.chosen.store(chosen, Ordering::Relaxed);
+    }
+
+    /// What the frontend listed, it told a backend before us: it gets all multicast packets, and drops those that it
+    /// does not want.
+    pub fn forget_list(&self) {
+        self.unknown.store(true, Ordering::Relaxed);
     }
 
     /// Changes the list. Says whether that was done: it has an end.
@@ -239,7 +247,10 @@ impl Groups {
     pub fn wants(&self, packet: &[u8]) -> bool {
         let Some(to) = get::<6>(packet, 0) else { return true };
         let multicast = to[0] & 1 == 1 && to != [0xFF; 6];
-        if !multicast || !self.chosen.load(Ordering::Relaxed) {
+        if !multicast
+            || !self.chosen.load(Ordering::Relaxed)
+            || self.unknown.load(Ordering::Relaxed)
+        {
             return true;
         }
         self.listed.lock().is_ok_and(|listed| listed.contains(&to))

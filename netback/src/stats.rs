@@ -48,11 +48,13 @@ pub enum Loss {
     NoMemory,
     /// Rx: segments of what is in a tunnel, which neither frontends cut nor we.
     Tunnel,
+    /// Either way: the process before this one was killed while it answered it.
+    Interrupted,
 }
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::TooManySlots,
         Self::TooLarge,
         Self::TooShort,
@@ -69,6 +71,7 @@ impl Loss {
         Self::PortHeader,
         Self::NoMemory,
         Self::Tunnel,
+        Self::Interrupted,
     ];
 
     /// A short, constant name, to count by.
@@ -91,6 +94,7 @@ impl Loss {
             Self::PortHeader => "port_header",
             Self::NoMemory => "no_memory",
             Self::Tunnel => "tunnel",
+            Self::Interrupted => "interrupted",
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Network backends and guests that come, go, are killed and come back, and what is asked of a
 //! `netback` meanwhile.
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 use testbed::lan::{BRIDGE, Lan};
 use testbed::network::{Namespace, unless_here, v4};

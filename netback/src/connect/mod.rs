@@ -8,7 +8,8 @@
 
 pub mod xenbus;
 
-use hypervisor::DomId;
+use hypervisor::event::Channel;
+use hypervisor::{DomId, HostError};
 use ring::wire::netif::fit::Takes;
 
 use crate::offload::Sums;
@@ -40,6 +41,19 @@ impl<M, C> Connection<M, C> {
     }
 }
 
+impl<M, C: Channel> Connection<M, C> {
+    /// Has the frontend look at all of its rings.
+    ///
+    /// # Errors
+    ///
+    /// The hypervisor refuses.
+    pub fn tell(&self) -> Result<(), HostError> {
+        let control = self.control.iter().map(|link| &link.channel);
+        let mut all = self.queues.iter().flat_map(|link| link.channels.all()).chain(control);
+        all.try_for_each(Channel::notify)
+    }
+}
+
 /// One queue's shared parts.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -59,7 +73,7 @@ impl<M, C> Link<M, C> {
     }
 }
 
-/// What wakes a queue, and its guest (each a [`Channel`](hypervisor::event::Channel), which also is a
+/// What wakes a queue, and its guest (each a [`Channel`], which also is a
 /// file descriptor).
 #[derive(Clone, Debug)]
 pub enum Channels<C> {

@@ -10,6 +10,8 @@
 //! attacker-written; each value is bounded where it is read. Source: `io/netif.h` (RELEASE-4.17) by way
 //! of [`ring::wire::netif::keys`].
 
+use std::time::{Duration, Instant};
+
 use hypervisor::backend::{self, Key};
 use hypervisor::event::Events;
 use hypervisor::memory::{Access, Using};
@@ -25,6 +27,8 @@ use crate::offload::Sums;
 
 /// The most queues that can be offered, and so be asked for.
 pub const MAX_QUEUES: u16 = 64;
+/// Time between two tries to bind a channel.
+const BETWEEN: Duration = Duration::from_millis(5);
 /// `EINVAL`: the hypervisor's word for a port that is not there or not for us.
 const EINVAL: i32 = 22;
 /// The longest `rate` that could be one.
@@ -142,7 +146,9 @@ pub fn read<S: Store + ?Sized>(
     Ok(Transport { features, queues, control })
 }
 
-/// Maps the frontend's rings and binds its event channels.
+/// Maps the frontend's rings and binds its event channels. A channel that a process had which was just killed
+/// may be that one's for a moment, until the kernel is done with all that it had under way: so
+/// long is waited for it, within `patience`.
 ///
 /// # Errors
 ///
@@ -152,16 +158,23 @@ pub fn connect<H>(
     seat: &Seat,
     domain: &H,
     transport: &Transport,
+    patience: Duration,
 ) -> Result<Connection<H::Mapping, H::Channel>, Error>
 where
     H: Using + Events,
 {
     let map = |gref| domain.map(seat.peer, &[gref], Access::ReadWrite).map_err(Error::from);
-    let bind = |port| {
-        domain.bind(seat.peer, port).map_err(|error| match error.errno {
-            EINVAL => Error::from(PeerFault::new(seat.peer, "event channel is refused", port)),
-            _ => error.into(),
-        })
+    let begun = Instant::now();
+    let bind = |port| loop {
+        match domain.bind(seat.peer, port) {
+            Ok(channel) => break Ok(channel),
+            Err(error) if error.errno != EINVAL => break Err(Error::from(error)),
+            Err(_) if begun.elapsed() < patience => std::thread::sleep(BETWEEN),
+            Err(_) => {
+                let what = "event channel is refused";
+                break Err(PeerFault::new(seat.peer, what, port).into());
+            }
+        }
     };
     let mut links = Vec::with_capacity(transport.queues.len());
     for queue in &transport.queues {

@@ -66,6 +66,7 @@ impl DeviceDesk {
     fn device(&self) -> Device {
         let status = self.board.read();
         let (tx, rx) = self.vif.rates();
+        let (resumed, pause) = self.vif.resumed();
         let policy = self.vif.policy();
         let interface = self.vif.interface();
         // A script may have put it there, and anybody elsewhere.
@@ -89,6 +90,8 @@ impl DeviceDesk {
             stalled: self.vif.is_stalled(),
             queues: u32::try_from(self.vif.queues()).unwrap_or(u32::MAX),
             connections: status.history.connections,
+            resumed,
+            pause_ms: pause.map(|pause| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)),
             fault: status.history.fault,
             faults: status.history.faults,
             unsaid: status.history.unsaid,

@@ -5,12 +5,13 @@
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hypervisor::backend::{Guest, Key, Kind, Platform, Service, Waker};
 use hypervisor::event::Channel;
 use hypervisor::memory::Memory;
-use hypervisor::store::Store;
-use hypervisor::xenbus::Seat;
+use hypervisor::store::{Store, Transaction};
+use hypervisor::xenbus::{Seat, State};
 use hypervisor::{ConfigError, DomId, Error, HostError};
 use ring::Waiting;
 use ring::wire::netif::keys;
@@ -24,6 +25,9 @@ use crate::device::{KIND, Link};
 use crate::filter::Sources;
 use crate::queue::Serving;
 use crate::stats::{Snapshot, Stats};
+
+/// The kernel needs some milliseconds to let go of what a killed process had.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How an interface is to be served.
 #[derive(Clone, Debug)]
@@ -86,6 +90,12 @@ pub(super) struct Inner {
     pub(super) said: Option<Result<Option<Rate>, ConfigError>>,
     /// Whether the guest is told that its link is up.
     up: bool,
+    /// Since when nobody serves it, where another process did before.
+    since: Option<Instant>,
+    /// Connections that were gone on with after another process had served them.
+    resumed: u64,
+    /// How long the last of them was served by nobody.
+    pause: Option<Duration>,
     /// The queues of the connection that is served.
     pub(super) now: Vec<Arc<Stats>>,
     /// What all earlier ones counted.
@@ -99,6 +109,15 @@ impl Standing {
 }
 
 impl Inner {
+    /// Counts a connection that another process served before.
+    fn count_resumed(&mut self) {
+        let Some(since) = self.since.take() else { return };
+        let pause = since.elapsed();
+        tracing::info!(pause_ms = pause.as_millis(), "going on with another process's rings");
+        self.resumed = self.resumed.saturating_add(1);
+        self.pause = Some(pause);
+    }
+
     /// Lets the guest send, or receive, so much from now on.
     pub(super) fn set_rates(&mut self, tx: Option<Rate>, rx: Option<Rate>) {
         if let Some(serving) = &self.serving {
@@ -125,10 +144,28 @@ impl Vif {
             rx: policy.rx,
             said: None,
             up: true,
+            since: None,
+            resumed: 0,
+            pause: None,
             now: Vec::new(),
             before: Snapshot::default(),
         };
         Self { policy, standing: Arc::new(Standing(Mutex::new(inner))) }
+    }
+
+    /// Nobody has served the device since `since`.
+    #[must_use]
+    pub fn unserved(self, since: Instant) -> Self {
+        self.standing.lock().since = Some(since);
+        self
+    }
+
+    /// How many connections were gone on with after another process had served them, and for how long the
+    /// last of them was served by nobody.
+    #[must_use]
+    pub fn resumed(&self) -> (u64, Option<Duration>) {
+        let inner = self.standing.lock();
+        (inner.resumed, inner.pause)
     }
 
     /// How it is to be served.
@@ -261,15 +298,28 @@ where
         };
         let transport = xenbus::read(seat, store, offer)?;
         queues::reread_rate(&self.standing, seat, store)?;
-        let connection = xenbus::connect(seat, domain, &transport)?;
+        // Whoever served it before us may have been killed: after publishing and before saying so, or so
+        // lately that the kernel is not done with what it had.
+        let goes_on = seat.own_state(store, Transaction::NONE)? == State::Connected;
+        let patience = if goes_on { PATIENCE } else { Duration::ZERO };
+        let connection = xenbus::connect(seat, domain, &transport, patience)?;
+        if goes_on {
+            connection.tell()?;
+        }
         tracing::debug!(domain = %seat.peer, queues = transport.queues.len(),
             control = transport.control.is_some(), "connecting");
         let queues = u16::try_from(connection.queues.len()).unwrap_or(u16::MAX);
         let mut serving = Serving::new(queues, self.policy.sources.clone());
         serving.waiting = self.policy.waiting;
         serving.groups.choose(connection.features.multicast_control);
+        if goes_on {
+            serving.groups.forget_list();
+        }
         let standing = Arc::clone(&self.standing);
         let queues = Queues::start(standing, domain, connection, open, serving, &waker)?;
+        if goes_on {
+            self.standing.lock().count_resumed();
+        }
         Ok(queues.of(transport, *offer))
     }
 

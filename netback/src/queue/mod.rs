@@ -131,9 +131,14 @@ where
     ) -> Result<Self, PeerFault> {
         let Link { tx, rx, channels } = link;
         let most = serving.rx.packets.saturating_add(tx::BATCH);
+        let mut post = Post::attach(rx, peer)?;
+        let spoilt = post.give_up_spoilt()?;
+        if spoilt > 0 {
+            stats.lose(Loss::Interrupted, u64::from(spoilt));
+        }
         Ok(Self {
             tx: Tx::new(Receive::attach(tx, peer)?),
-            rx: Rx::new(Post::attach(rx, peer)?, features, &serving.rx),
+            rx: Rx::new(post, features, &serving.rx),
             number,
             pool: Pool::new(most),
             arrived: VecDeque::with_capacity(serving.rx.packets),

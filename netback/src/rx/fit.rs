@@ -16,6 +16,8 @@ use super::take::Waiting;
 pub struct Page {
     /// The duty to answer it.
     pub owed: ResponseSlot,
+    /// The guest's name for it.
+    pub id: u16,
     /// What it is answered with.
     pub answer: Answer,
     /// Whether what it says is done.
@@ -52,7 +54,7 @@ pub fn fit<M: Memory>(
             Placed::Data { copy, response } => Answer::Data(copy, response),
             Placed::Extra(slot) => Answer::Extra(slot),
         };
-        pages.push(Page { owed, answer, copied: false });
+        pages.push(Page { owed, id: request.id, answer, copied: false });
     }
     Ok(slots)
 }

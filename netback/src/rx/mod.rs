@@ -126,11 +126,12 @@ impl<M: Memory> Rx<M> {
             let (packets, pages) = (self.going.iter_mut(), self.pages.as_mut_slice());
             stats.rx_slots.add(pages.len() as u64);
             copy_out::copy_out(around.domain, peer, around.kept, packets, pages, stats);
-            respond::respond(self.pages.drain(..), &mut self.post);
+            let counts = self.going.iter().map(|(_, count)| *count);
+            let notify = respond::respond(counts, &mut self.pages, &mut self.post);
             for (waiting, _) in self.going.drain(..) {
                 respond::given(waiting, pool, stats);
             }
-            Some(self.post.publish())
+            Some(notify)
         };
         let patience = if self.rx_notify { serving.rx.stall_ns } else { u64::MAX };
         let stalled = self.post.stall(patience, now);

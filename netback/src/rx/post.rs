@@ -11,8 +11,10 @@
 use hypervisor::memory::Memory;
 use hypervisor::{DomId, PeerFault};
 use ring::wire::netif;
-use ring::wire::netif::rx::{Request, Slot};
+use ring::wire::netif::rx::{Flags, Request, Response, Slot};
 use ring::{Back, Notify, Recheck, ResponseSlot};
+
+use super::fit::{Answer, Page};
 
 /// The guest's end of receiving.
 #[derive(Debug)]
@@ -35,6 +37,37 @@ impl<M: Memory> Post<M> {
     pub fn attach(memory: M, peer: DomId) -> Result<Self, PeerFault> {
         let back = Back::attach(memory).map_err(|fault| fault.by(peer))?;
         Ok(Self { back, peer, wanted: None, starved_since: None, stalled: false })
+    }
+
+    /// Gives back the pages that a backend before us was about to answer when it was killed, as failed: which of
+    /// them have a packet is not known, nor where they are. Says how many there were.
+    ///
+    /// # Errors
+    ///
+    /// The guest's index cannot be.
+    pub fn give_up_spoilt(&mut self) -> Result<u32, PeerFault> {
+        let Some(note) = self.back.noted() else { return Ok(0) };
+        self.back.note(note.slots(), note.ids());
+        for place in 0..note.slots() {
+            let Some((mut request, slot)) = self.take()? else { break };
+            if let Some(id) = note.id(place) {
+                request.id = id;
+            }
+            self.answer(slot, &Response::failed(request, Flags::NONE).into());
+        }
+        // That there are answers is told whoever is gone on with.
+        let _ = self.publish();
+        Ok(note.slots())
+    }
+
+    /// Notes that `pages` are about to be answered, all of them before the next publication.
+    #[inline]
+    pub fn note(&mut self, pages: &[Page]) {
+        let covered = |page: &&Page| matches!(page.answer, Answer::Extra(_));
+        let first = pages.first().map(|page| page.owed.index());
+        let place = |page: &Page| first.map_or(0, |first| page.owed.index().since(first));
+        let ids = pages.iter().filter(covered).map(|page| (place(page), page.id));
+        self.back.note(u32::try_from(pages.len()).unwrap_or(u32::MAX), ids);
     }
 
     /// Whether pages for a packet of so many slots are there.

@@ -64,6 +64,10 @@ impl Assemble {
         let chain = match self.held.take() {
             Some(chain) => chain,
             None => match self.follow(receive)? {
+                Some(chain) if receive.is_spoilt(chain.slots()) => {
+                    let fate = Fate::Lost(Loss::Interrupted);
+                    return Ok(Some(Staged { chain, buffer: None, fate }));
+                }
                 Some(chain) => chain,
                 None => return Ok(None),
             },

@@ -118,6 +118,7 @@ impl<M: Memory> Tx<M> {
         }
         let (peer, staged) = (self.receive.peer(), self.staged.iter_mut());
         copy_in::copy_in(around.domain, peer, around.kept, staged, slots, around.stats);
+        self.receive.note(slots);
         for mut staged in self.staged.drain(..) {
             validate::validate(&mut staged, &serving.sources);
             respond::send(&mut staged, port, needs.pool, around.stats);

@@ -3,7 +3,8 @@
 //! The first stage; after it: `assemble`. From here on nothing reads the ring for a packet. The slots
 //! to be answered are kept here in the order in which they were taken, which is the order in which they
 //! are answered: so the ring alone says what is outstanding, and a backend that comes after this one
-//! finds all of it there.
+//! finds all of it there. Of those that the one before was about to answer when it was killed, only the
+//! chain can still be read: what was sent is sent, and they are answered as lost.
 //!
 //! Trust: what is taken is the peer's word, as bytes. An index that cannot be is a [`PeerFault`] and
 //! ends the device. Source: io/ring.h, "Guest transmit" in io/netif.h (RELEASE-4.17).
@@ -23,6 +24,8 @@ pub struct Receive<M> {
     peer: DomId,
     /// Taken and not answered, oldest first.
     owed: VecDeque<ResponseSlot>,
+    /// Slots yet to be taken that a backend before us may have answered.
+    spoilt: u32,
 }
 
 impl<M: Memory> Receive<M> {
@@ -34,7 +37,8 @@ impl<M: Memory> Receive<M> {
     pub fn attach(memory: M, peer: DomId) -> Result<Self, PeerFault> {
         let back = Back::attach(memory).map_err(|fault| fault.by(peer))?;
         let slots = usize::try_from(back.slots()).unwrap_or(0);
-        Ok(Self { back, peer, owed: VecDeque::with_capacity(slots) })
+        let spoilt = back.noted().map_or(0, |note| note.slots());
+        Ok(Self { back, peer, owed: VecDeque::with_capacity(slots), spoilt })
     }
 
     /// Takes the next slot, if there is one.
@@ -52,6 +56,23 @@ impl<M: Memory> Receive<M> {
             Ok(None) => Ok(None),
             Err(fault) => Err(fault.by(self.peer)),
         }
+    }
+
+    /// Whether the chain that was just taken, of so many slots, was perhaps answered before: its pages are not
+    /// known any more.
+    #[inline]
+    pub fn is_spoilt(&mut self, slots: usize) -> bool {
+        if self.spoilt == 0 {
+            return false;
+        }
+        self.spoilt = self.spoilt.saturating_sub(u32::try_from(slots).unwrap_or(u32::MAX));
+        true
+    }
+
+    /// Notes that the oldest `slots` are about to be answered, all of them before the next publication.
+    #[inline]
+    pub fn note(&mut self, slots: usize) {
+        self.back.note(u32::try_from(slots).unwrap_or(u32::MAX), std::iter::empty());
     }
 
     /// Answers the oldest slot that is owed an answer.

@@ -69,7 +69,7 @@ fn meet(queues: u16, config: Config) -> Meeting {
         seat.peer_state(&back).unwrap() == State::Connected
     });
     let transport = xenbus::read(&seat, &back, &offer).unwrap();
-    let connection = xenbus::connect(&seat, &back, &transport).unwrap();
+    let connection = xenbus::connect(&seat, &back, &transport, std::time::Duration::ZERO).unwrap();
     let many = u16::try_from(connection.queues.len()).unwrap();
     let serving = Arc::new(Serving::new(many, Sources::default()));
     let control = connection.control.map(|link| {
@@ -464,5 +464,8 @@ fn keys_are_read_with_their_ranges() {
     assert_eq!(read().unwrap().queues, [both], "one channel, said twice");
     write("event-channel-rx", "11");
     assert!(read().is_ok());
-    assert!(matches!(xenbus::connect(&seat, &back, &read().unwrap()), Err(Error::Peer(_))));
+    assert!(matches!(
+        xenbus::connect(&seat, &back, &read().unwrap(), std::time::Duration::ZERO),
+        Err(Error::Peer(_))
+    ));
 }

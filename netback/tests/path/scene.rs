@@ -29,7 +29,7 @@ use ring::wire::netif::gather::Piece;
 use ring::wire::netif::rx::Request;
 use ring::wire::netif::split::Split;
 use ring::wire::netif::{Rx, Status, Tx, tx};
-use ring::{Front, RingIndex};
+use ring::{Front, Protocol, RingIndex};
 
 /// How long anything may take before a test gives it up: long, since machines may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -79,13 +79,21 @@ impl Scene {
 
     /// A ring on which a guest sends, and its backend's first stage.
     pub(crate) fn sending(&self) -> (Front<Tx, Pages>, Receive<Mapping>) {
+        let (front, gref) = self.ring(0);
+        (front, Receive::attach(self.map(gref), self.guest.id()).unwrap())
+    }
+
+    /// A guest's ring that begins at `start`, and by what its backend reaches it.
+    pub(crate) fn ring<P: Protocol>(&self, start: u32) -> (Front<P, Pages>, GrantRef) {
         let memory = Granting::allocate(&self.guest, 1, self.back.id()).unwrap();
         let mut gref = [GrantRef(0)];
         self.guest.grant(&memory, 0, Access::ReadWrite, &mut gref).unwrap();
-        let front = Front::init_at(memory, RingIndex(0)).unwrap();
-        let ours = self.guest.id();
-        let mapping = self.back.map(ours, &gref, Access::ReadWrite).unwrap();
-        (front, Receive::attach(mapping, ours).unwrap())
+        (Front::init_at(memory, RingIndex(start)).unwrap(), gref[0])
+    }
+
+    /// The backend's view of a guest's page.
+    pub(crate) fn map(&self, gref: GrantRef) -> Mapping {
+        self.back.map(self.guest.id(), &[gref], Access::ReadWrite).unwrap()
     }
 
     /// A guest whose rings begin at `start`, and a queue that serves it.

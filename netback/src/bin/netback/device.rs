@@ -5,12 +5,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 use hypervisor::ConfigError;
 use hypervisor::backend::{Adopted, Hotplug, Mailbox, Serving, Spot, guest, standby};
 use hypervisor::daemon::control::{Server, socket};
-use hypervisor::daemon::{outcome, signals};
+use hypervisor::daemon::{outcome, program, signals};
 use hypervisor::domain::DomainSpec;
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
@@ -24,6 +25,7 @@ use crate::options::Serve;
 use crate::{start, stats};
 
 pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<()> {
+    let since = program::unserved_since();
     let signals = signals::hold()?;
     let found = find::hypervisor()?;
     let mailbox = Mailbox::new()?;
@@ -32,18 +34,18 @@ pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<()> {
         Found::Xen(domain) => {
             let place = Place::standard();
             place.prepare()?;
-            serve(options, spot, &domain, place.folder(), mailbox)
+            serve(options, (spot, since), &domain, place.folder(), mailbox)
         }
         Found::Embedded(found) => {
             let domain = found.join(&DomainSpec::new(spot.name()))?;
-            serve(options, spot, &domain, found.place().folder(), mailbox)
+            serve(options, (spot, since), &domain, found.place().folder(), mailbox)
         }
     }
 }
 
 fn serve<D: Domain>(
     options: &Serve,
-    spot: &Spot,
+    (spot, since): (&Spot, Instant),
     domain: &D,
     folder: &Path,
     mailbox: Mailbox<Message>,
@@ -64,7 +66,7 @@ fn serve<D: Domain>(
         device.guest.name = name;
     }
     let opened = Wish::read(&store, &device).and_then(|wish| {
-        let vif = Vif::new(policy(options, &wish, device.hotplug));
+        let vif = Vif::new(policy(options, &wish, device.hotplug)).unserved(since);
         vif.open(spot.front, spot.number)?;
         Ok((vif, wish))
     });
