@@ -109,3 +109,22 @@ fn a_backend_that_turns_us_down_is_not_asked_again_and_again() {
     backend.offer();
     until(&mut disk, &mut backend, Phase::Connected);
 }
+
+/// A backend that goes on with the rings that it finds, and finds them gone, closes; by then we may not have
+/// said yet that we are closed as well.
+#[test]
+fn a_backend_that_closes_before_we_parted_is_told_that_we_did() {
+    let (_machine, guest, mut backend) = scene();
+    let mut disk = disk(&guest, Config::default());
+    until(&mut disk, &mut backend, Phase::Connected);
+    let state = format!("{}/state", backend.seat.own);
+    backend.domain.remove(Transaction::NONE, &state).unwrap();
+    disk.poll().unwrap();
+    assert_eq!(disk.phase(), Phase::Lost);
+    assert_eq!(backend.front_state(), State::Connected);
+    backend.domain.write(Transaction::NONE, &state, b"5").unwrap();
+    disk.poll().unwrap();
+    assert_eq!(backend.front_state(), State::Closed);
+    until(&mut disk, &mut backend, Phase::Connected);
+    let _ = run(&mut disk, &mut backend, Request::write(0, bytes(4096, 7), 1));
+}

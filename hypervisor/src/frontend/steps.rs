@@ -63,7 +63,10 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
                 self.begin(platform, &seat, ours, peers)
             }
             State::InitWait if self.phase == Phase::Connected => {
-                // It was restarted in its place and asks for a new connection.
+                // It was restarted in its place and asks for a new connection. That we let go of the last one
+                // is said first: a backend that goes on with what it finds would find pages that it
+                // cannot map any more.
+                self.part(platform, &seat)?;
                 self.lose(platform, Phase::Lost)
             }
             State::InitWait | State::Initialised => Ok(Step::Idle),
@@ -166,6 +169,13 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
         if self.begun() { self.lose(platform, Phase::Lost) } else { Ok(Step::Idle) }
     }
 
+    /// Says that the rings that the backend may know are no more, for it to say that it let go of them.
+    fn part(&mut self, platform: &H, seat: &Seat) -> Result<(), Error> {
+        say_closed::<H, K>(platform, seat)?;
+        self.parted = true;
+        Ok(())
+    }
+
     /// Turns to the backend at `seat`.
     fn sit(&mut self, platform: &H, seat: Seat) -> Result<StepOf<H, K>, Error> {
         if self.attached {
@@ -208,9 +218,8 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
         if peers == State::Connected || peers == State::Initialised {
             // It is, or seems, connected to somebody who was here before us and did not say goodbye.
             // Some backends let go when we begin anew, but all of them when we are closed.
-            if !matches!(ours, State::Initialising | State::Closed | State::Unknown) {
-                withdraw::<H, K>(platform, &seat.own)?;
-                let _ = seat.publish(platform, &[], State::Closed)?;
+            if !is_apart(ours) {
+                say_closed::<H, K>(platform, seat)?;
             }
             return Ok(Step::Idle);
         }
@@ -218,9 +227,7 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
         // and rings that are published with the state that the last ones were in look like those. So
         // it has to see us closed in between, which it says by closing itself.
         if ours == State::Connected {
-            withdraw::<H, K>(platform, &seat.own)?;
-            let _ = seat.publish(platform, &[], State::Closed)?;
-            self.parted = true;
+            self.part(platform, seat)?;
             return Ok(Step::Idle);
         }
         if self.parted && ours == State::Closed {
@@ -304,9 +311,13 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
         }
         if self.begun() {
             self.turned_down = self.phase == Phase::Published;
-            withdraw::<H, K>(platform, &seat.own)?;
-            let _ = seat.publish(platform, &[], State::Closed)?;
+            say_closed::<H, K>(platform, seat)?;
             return self.lose(platform, Phase::Waiting);
+        }
+        // We had lost it before it closed, and it waits until it sees us closed.
+        if peers == State::Closing && !is_apart(ours) {
+            say_closed::<H, K>(platform, seat)?;
+            return Ok(Step::Idle);
         }
         // It was closed with whoever used it last, and offers nothing until we begin anew. Who
         // turned us down is not asked again: it would go round in circles.
@@ -329,6 +340,18 @@ impl<H: Platform, K: Kind<H>> Device<H, K> {
         }
         Ok(Step::Idle)
     }
+}
+
+/// Whether a frontend in this state has no rings that a backend could hold on to.
+const fn is_apart(ours: State) -> bool {
+    matches!(ours, State::Initialising | State::Closed | State::Unknown)
+}
+
+/// Withdraws what was published and says that we are closed. Refused or gone, there is nobody to be told.
+fn say_closed<H: Platform, K: Kind<H>>(platform: &H, seat: &Seat) -> Result<(), Error> {
+    withdraw::<H, K>(platform, &seat.own)?;
+    let _ = seat.publish(platform, &[], State::Closed)?;
+    Ok(())
 }
 
 /// Forgets what our own directory says of an earlier connection, and says that we begin anew. Answers
