@@ -19,7 +19,7 @@ use crate::engine::blocking::{file_of, flush, transfer, whole};
 use crate::engine::held::Held;
 use crate::engine::offload::Offload;
 use crate::engine::pieces::{self, Way};
-use crate::engine::promptly::{Pace, Times};
+use crate::engine::promptly::{Lone, Pace, Times};
 use crate::engine::{Engine, Finished, Operation, Woken};
 use crate::image::{Kind, Media, Transfers};
 
@@ -60,6 +60,7 @@ pub struct Uring<T: Buffers> {
     /// Transfers that the kernel has not been given yet.
     unkicked: u32,
     pace: Pace,
+    lone: Lone,
     times: Times,
 }
 
@@ -87,6 +88,7 @@ impl<T: Buffers> Uring<T> {
             fixed: None,
             unkicked: 0,
             pace: Pace::default(),
+            lone: Lone::default(),
             times: Times::new(),
         })
     }
@@ -124,14 +126,27 @@ impl<T: Buffers> Uring<T> {
         None
     }
 
-    /// Readies the file for a write past the page cache.
-    fn before_write(&mut self) {
+    /// Writes past the page cache: at once where the guest waits for each of its writes, else after the
+    /// file was readied for it.
+    fn write(&mut self, offset: u64, held: T) -> Result<(), T> {
+        let held = Held::for_transfer(held, Way::Write, self.media.transfers())?;
         let direct = matches!(self.media.transfers(), Transfers::Direct { .. });
         if let (true, Kind::File, Some(file)) =
             (direct, self.media.kind(), self.media.file(self.queue))
         {
+            let alone = self.lone.promises(true, pieces::total(&held));
+            if alone && self.ring.under_way() == 0 {
+                let result = transfer(file, Way::Write, offset, &held);
+                self.done.push(Finished { held: held.into_inner(), result });
+                self.lone.over();
+                return Ok(());
+            }
             self.times.renew(file);
         }
+        let file = self.file;
+        self.ring.begin(Asked::Write { file, offset }, held).map_err(Held::into_inner)?;
+        self.transfers_wait();
+        Ok(())
     }
 
     fn discard(&mut self, offset: u64, len: u64, secure: bool, held: T) -> Result<(), T> {
@@ -255,18 +270,13 @@ impl<T: Buffers> Engine<T> for Uring<T> {
         let file = self.file;
         match operation {
             Operation::Read { offset } => {
+                self.lone.promises(false, 0);
                 let held = Held::for_transfer(held, Way::Read, self.media.transfers())?;
                 self.ring.begin(Asked::Read { file, offset }, held).map_err(Held::into_inner)?;
                 self.transfers_wait();
                 Ok(())
             }
-            Operation::Write { offset } => {
-                self.before_write();
-                let held = Held::for_transfer(held, Way::Write, self.media.transfers())?;
-                self.ring.begin(Asked::Write { file, offset }, held).map_err(Held::into_inner)?;
-                self.transfers_wait();
-                Ok(())
-            }
+            Operation::Write { offset } => self.write(offset, held),
             Operation::Flush => {
                 self.ring.begin(Asked::Sync { file }, Held::plain(held)).map_err(Held::into_inner)
             }
@@ -293,6 +303,9 @@ impl<T: Buffers> Engine<T> for Uring<T> {
     ) -> Result<Woken, HostError> {
         self.watch(watched)?;
         if self.done.is_empty() {
+            if self.ring.under_way() == 0 {
+                self.lone.slept();
+            }
             self.ring.wait(timeout).map_err(|error| broken(&error))?;
         } else {
             self.kick()?;
