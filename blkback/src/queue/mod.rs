@@ -13,7 +13,6 @@
 //! a request, and what is held here is bounded by the ring's own slots.
 
 mod admit;
-mod clock;
 mod control;
 mod start;
 
@@ -23,11 +22,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hypervisor::backend::Clock;
 use hypervisor::event::Channel;
 use hypervisor::{HostError, PeerFault};
 use ring::{Listener, Polling, Waiting};
 
-use clock::Clock;
 pub use control::{Command, Control, Ended, Serving};
 pub use start::{Handle, Parts, spawn};
 
@@ -339,7 +338,7 @@ where
     /// Gives everything up that is left. The engine goes first: it waits for what the medium is doing
     /// with the guest's pages, and only then may the guest be told anything about them.
     fn end(self, ended: &Ended) {
-        let Self { mut requests, engine, channel, stats, mut submit, moved, mut clock, .. } = self;
+        let Self { mut requests, engine, channel, stats, mut submit, moved, clock, .. } = self;
         clock.pass();
         submit.clear_backlog();
         drop((engine, moved));

@@ -23,6 +23,7 @@
 //! and is counted.
 
 pub mod adopt;
+mod clock;
 pub mod guest;
 pub mod history;
 pub mod hotplug;
@@ -47,6 +48,7 @@ use crate::xenbus::Seat;
 use crate::{ConfigError, Error};
 
 pub use adopt::{Adopted, Spot};
+pub use clock::Clock;
 pub use guest::{Guest, Wanted};
 pub use history::History;
 pub use hotplug::Hotplug;
