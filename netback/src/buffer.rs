@@ -1,15 +1,16 @@
 //! Where a packet lies while it is here, and the pool that such places come from.
 //!
 //! ```text
-//!  0                          HEADROOM - 12    HEADROOM                       HEADROOM + ROOM
-//!  +--------------------------+----------------+------------------------------+
-//!  | not used                 | vnet header    | packet                       |
-//!  +--------------------------+----------------+------------------------------+
+//!  0                          start - 12       start                          start + ROOM
+//!  +--------------------------+----------------+------------------------------+----------+
+//!  | not used                 | vnet header    | packet                       | not used |
+//!  +--------------------------+----------------+------------------------------+----------+
 //! ```
 //!
 //! The header stands right in front of the packet, so that a port moves both in one piece. The packet
 //! begins with a page: where a guest's pages are filled from their start, a copy into one is then
-//! within one page of ours too, which otherwise is two copies to Xen.
+//! within one page of ours too, which otherwise is two copies to Xen. A packet that comes from a guest
+//! begins where this is so for the whole pages in it.
 //!
 //! Packets are private copies: once one is here, no peer can reach it. Units: bytes.
 #![expect(unsafe_code, reason = "a packet is handed to the kernel by its address")]
@@ -23,11 +24,11 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::vnet::{Form, Header};
 
-/// In front of a packet.
+/// In front of a packet, at least; at most a page more.
 const HEADROOM: usize = PAGE_SIZE;
 /// For a packet: 17 pages have [`MAX_RX_SIZE`](ring::wire::netif::MAX_RX_SIZE).
 pub const ROOM: usize = 17 * PAGE_SIZE;
-const LENGTH: NonZeroUsize = match NonZeroUsize::new(HEADROOM + ROOM) {
+const LENGTH: NonZeroUsize = match NonZeroUsize::new(HEADROOM + PAGE_SIZE + ROOM) {
     Some(length) => length,
     None => NonZeroUsize::MIN,
 };
@@ -36,6 +37,8 @@ const LENGTH: NonZeroUsize = match NonZeroUsize::new(HEADROOM + ROOM) {
 #[derive(Debug)]
 pub struct Buffer {
     base: *mut u8,
+    /// Where the packet begins.
+    start: usize,
     /// Of the packet.
     len: usize,
     /// What the kernel is handed.
@@ -64,14 +67,15 @@ impl Buffer {
         // SAFETY: the kernel chooses a place where nothing is yet.
         let base = unsafe { mmap_anonymous(None, LENGTH, protection, flags) }.ok()?;
         let base = base.as_ptr().cast::<u8>();
-        let mut new = Self { base, len: 0, piece: Piece { base, len: 0, fixed: None } };
+        let mut new =
+            Self { base, start: HEADROOM, len: 0, piece: Piece { base, len: 0, fixed: None } };
         new.name(0, Form::Whole);
         Some(new)
     }
 
     /// Makes the kernel see a header of that form and `len` bytes.
     fn name(&mut self, len: usize, form: Form) {
-        self.piece.base = self.base.wrapping_add(HEADROOM.saturating_sub(form.size()));
+        self.piece.base = self.base.wrapping_add(self.start.saturating_sub(form.size()));
         // At most a few pages.
         self.piece.len = u32::try_from(len.saturating_add(form.size())).unwrap_or(0);
     }
@@ -80,9 +84,9 @@ impl Buffer {
     #[inline]
     #[must_use]
     pub fn packet(&self) -> &[u8] {
-        // SAFETY: `len` is at most ROOM, so the bytes lie in the mapping, which was zero when
-        // made; they are borrowed with `self`, and nobody else has the address of a buffer that is here.
-        unsafe { std::slice::from_raw_parts(self.base.wrapping_add(HEADROOM), self.len) }
+        // SAFETY: `start` is at most HEADROOM and a page, and `len` at most ROOM, so the bytes lie in the
+        // mapping, which was zero when made; they are borrowed with `self`, and nobody else has the address of a buffer that is here.
+        unsafe { std::slice::from_raw_parts(self.base.wrapping_add(self.start), self.len) }
     }
 
     /// The packet, to be changed.
@@ -90,7 +94,7 @@ impl Buffer {
     #[must_use]
     pub fn packet_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `packet`; `self` is borrowed for as long, and nobody else has it.
-        unsafe { std::slice::from_raw_parts_mut(self.base.wrapping_add(HEADROOM), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.base.wrapping_add(self.start), self.len) }
     }
 
     /// How long the packet is.
@@ -104,6 +108,16 @@ impl Buffer {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Makes the packet begin so that what comes `before` bytes behind its first one begins a page. It is
+    /// empty then.
+    #[inline]
+    pub fn lay(&mut self, before: usize) {
+        let into = before % PAGE_SIZE;
+        let gap = if into == 0 { 0 } else { PAGE_SIZE.saturating_sub(into) };
+        self.start = HEADROOM.saturating_add(gap);
+        self.set_len(0);
     }
 
     /// Makes the packet so long, [`ROOM`] at most, with whatever is there.
@@ -125,7 +139,7 @@ impl Buffer {
     #[inline]
     #[must_use]
     pub fn header(&self) -> Header {
-        let at = HEADROOM.saturating_sub(Header::SIZE);
+        let at = self.start.saturating_sub(Header::SIZE);
         // SAFETY: the bytes lie in the mapping, in front of the packet; as in `packet`.
         let bytes = unsafe { self.base.wrapping_add(at).cast::<[u8; Header::SIZE]>().read() };
         Header::decode(&bytes)
@@ -134,7 +148,7 @@ impl Buffer {
     /// Writes the header in front of the packet.
     #[inline]
     pub fn set_header(&mut self, header: &Header) {
-        let at = HEADROOM.saturating_sub(Header::SIZE);
+        let at = self.start.saturating_sub(Header::SIZE);
         let place = self.base.wrapping_add(at).cast::<[u8; Header::SIZE]>();
         // SAFETY: as in `header`; bytes have no alignment and nothing to drop.
         unsafe { place.write(header.encode()) };
@@ -173,13 +187,13 @@ impl Buffer {
     }
 
     fn short(&self) -> [u8; Header::SHORT] {
-        let at = self.base.wrapping_add(HEADROOM.saturating_sub(Header::SHORT));
+        let at = self.base.wrapping_add(self.start.saturating_sub(Header::SHORT));
         // SAFETY: as in `header`.
         unsafe { at.cast::<[u8; Header::SHORT]>().read() }
     }
 
     fn put_short(&mut self, bytes: [u8; Header::SHORT]) {
-        let at = self.base.wrapping_add(HEADROOM.saturating_sub(Header::SHORT));
+        let at = self.base.wrapping_add(self.start.saturating_sub(Header::SHORT));
         // SAFETY: as in `set_header`.
         unsafe { at.cast::<[u8; Header::SHORT]>().write(bytes) };
     }
@@ -215,7 +229,8 @@ impl Pool {
     /// An empty buffer; `None` where all are in use.
     #[inline]
     pub fn take(&mut self) -> Option<Buffer> {
-        if let Some(buffer) = self.free.pop() {
+        if let Some(mut buffer) = self.free.pop() {
+            buffer.lay(0);
             return Some(buffer);
         }
         self.unmade = self.unmade.checked_sub(1)?;
@@ -284,6 +299,26 @@ mod tests {
         let last = buffer.packet_mut().last_mut().unwrap();
         *last = 7;
         assert_eq!(buffer.packet().as_ptr().addr() % PAGE_SIZE, 0);
+    }
+
+    #[test]
+    fn what_comes_behind_so_many_bytes_begins_a_page() {
+        let mut pool = Pool::new(1);
+        for before in [0, 1, 66, 4095, 4096, 4097, usize::MAX] {
+            let mut buffer = pool.take().unwrap();
+            assert!(buffer.is_empty());
+            buffer.lay(before);
+            buffer.set_len(ROOM);
+            buffer.packet_mut().fill(7);
+            buffer.set_header(&Header { flags: 1, ..Default::default() });
+            let first = buffer.packet().as_ptr().addr();
+            assert_eq!(first.wrapping_add(before) % PAGE_SIZE, 0, "{before}");
+            assert_eq!((buffer.packet(), buffer.header().flags), (&[7; ROOM][..], 1));
+            let piece = buffer.pieces()[0];
+            assert_eq!((piece.base.addr(), piece.len as usize), (first - 12, ROOM + 12));
+            pool.put(buffer);
+        }
+        assert_eq!(pool.take().unwrap().packet().as_ptr().addr() % PAGE_SIZE, 0, "as new");
     }
 
     #[test]

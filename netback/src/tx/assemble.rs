@@ -8,9 +8,9 @@
 //! which nobody knows where the next packet begins. Source: "Guest transmit", "Multicast" in
 //! io/netif.h (RELEASE-4.17).
 
-use hypervisor::PeerFault;
 use hypervisor::memory::Memory;
-use ring::wire::netif::gather::{Chain, Content, Gather};
+use hypervisor::{PAGE_SIZE, PeerFault};
+use ring::wire::netif::gather::{Chain, Content, Gather, Piece};
 
 use super::receive::Receive;
 use super::{Fate, Staged};
@@ -97,6 +97,7 @@ impl Assemble {
                     self.held = Some(chain);
                     return Ok(None);
                 }
+                buffer.lay(packet.pieces().map_while(before_a_page).sum());
                 buffer.set_len(size);
                 needs.room = needs.room.saturating_sub(1);
                 (Some(buffer), Fate::Done)
@@ -133,4 +134,10 @@ impl Assemble {
     pub const fn until(&self) -> Option<u64> {
         self.until
     }
+}
+
+/// The bytes of a piece that comes before the first whole page.
+fn before_a_page(piece: Piece) -> Option<usize> {
+    let size = usize::from(piece.size);
+    (size < PAGE_SIZE).then_some(size)
 }
