@@ -130,6 +130,13 @@ impl Credit {
         (bytes > 0).then_some(Rate { bytes, micros })
     }
 
+    /// Whether there is a limit.
+    #[inline]
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > 0
+    }
+
     /// Lets `bytes` pass, if they may at `now_ns`.
     ///
     /// # Errors

@@ -1,9 +1,8 @@
 //! A file of the kernel's that has packets, through io_uring: the port behind TAPs and packet sockets.
 //!
-//! All that a round sends and asks for goes to the kernel in one call. Packets are asked for only
-//! while there are some, several at a time, and each is there at once or not at all: so they stay in
-//! order, and nothing is woken for one that another takes. Once none is left, the kernel is asked to
-//! say when there is one; looking whether it has costs no system call.
+//! All that a round sends and asks for goes to the kernel in one call. The kernel is asked for packets
+//! before they are there, for about as many as came last, so that a wait ends with the packets themselves;
+//! looking whether some came costs no system call.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -14,14 +13,15 @@ use ::uring::{Completed, FileId, Operation, Ring, WatchId};
 use hypervisor::HostError;
 
 use super::interface::{self, Name};
-use super::{Port, Turned};
+use super::{Port, Readable, Turned};
 use crate::buffer::{Buffer, Pool};
 use crate::tx::BATCH;
 use crate::vnet::Form;
 
-/// Packets that are asked for at a time: at first, and at most.
-const FIRST_READS: usize = 4;
+/// Packets that are asked for at a time, at most.
 const MOST_READS: usize = 64;
+/// As many are asked for as come, however large they are.
+const FEW_READS: usize = 4;
 /// Bytes in one turn after which fewer are asked for in the next: what is read is to go on while it is in
 /// the processor's cache.
 const MANY_BYTES: usize = 256 << 10;
@@ -32,12 +32,13 @@ pub struct KernelPort {
     file: FileId,
     /// Whose link is ours to take up and down.
     link: Option<(Arc<OwnedFd>, Name)>,
-    watch: WatchId,
     form: Form,
-    /// There may be packets.
-    hot: bool,
-    /// How many to ask for.
+    /// How many packets to ask for.
     reads: usize,
+    /// How many the kernel was asked for and did not bring yet.
+    asked: usize,
+    /// Turns since there was something to send, or something came.
+    idle: u32,
     /// Begun since the last turn.
     sending: usize,
     /// For which the ring had no room.
@@ -49,20 +50,20 @@ pub struct KernelPort {
 impl KernelPort {
     /// A way to `file`, whose packets have headers of that form.
     pub(super) fn new(file: BorrowedFd<'_>, form: Form) -> Result<Self, HostError> {
-        let depth = u32::try_from(BATCH.saturating_add(MOST_READS)).unwrap_or(u32::MAX);
+        let depth = BATCH.saturating_add(MOST_READS);
+        let depth = u32::try_from(depth).unwrap_or(u32::MAX);
         let mut ring = Ring::new(depth)
             .map_err(|error| HostError::new("make a ring for a port", error.errno))?;
         let add = |error| HostError::from_io("register a port with a ring of the kernel", &error);
         let id = ring.add_packets(file).map_err(add)?;
-        let watch = ring.watch(file).map_err(add)?;
         Ok(Self {
             ring,
             file: id,
             link: None,
-            watch,
             form,
-            hot: true,
-            reads: FIRST_READS,
+            reads: 1,
+            asked: 0,
+            idle: 0,
             sending: 0,
             refused: Vec::new(),
             watched: Vec::new(),
@@ -77,41 +78,27 @@ impl KernelPort {
         Ok(port)
     }
 
-    /// Asks for packets where there may be some. Says for how many.
-    fn ask(&mut self, pool: &mut Pool, most: usize) -> Result<usize, HostError> {
-        if !self.hot {
-            // Where the kernel has said something; else a look at memory.
-            self.ring.completed(&mut self.completed).map_err(|error| broken(&error))?;
-            self.hot = self.ring.take_ready(self.watch);
-        }
-        if !self.hot {
-            return Ok(0);
-        }
-        let mut asked = 0_usize;
-        while asked < self.reads.min(most) {
+    /// Asks for packets, `most` at most with those that were asked for.
+    fn ask(&mut self, pool: &mut Pool, most: usize) {
+        while self.asked < self.reads.min(most) {
             let Some(mut buffer) = pool.take() else { break };
             buffer.open(self.form);
             if let Err(buffer) = self.ring.begin(Operation::Receive { file: self.file }, buffer) {
                 pool.put(buffer);
                 break;
             }
-            asked = asked.saturating_add(1);
+            self.asked = self.asked.saturating_add(1);
         }
-        Ok(asked)
     }
 
-    /// Asks for more next time where all came. Where fewer did, none is left, and the kernel is to say
-    /// when there is one: together with what the next turn has for it.
-    fn learn(&mut self, asked: usize, came: usize, bytes: usize) {
-        if came >= asked {
-            let reads = if bytes >= MANY_BYTES { asked / 2 } else { asked.saturating_mul(2) };
-            self.reads = reads.clamp(FIRST_READS, MOST_READS);
-            return;
-        }
-        self.reads = came.saturating_add(FIRST_READS).min(MOST_READS);
-        self.hot = false;
-        self.ring.want(self.watch, true);
-        self.ring.listen();
+    /// Asks for more next time where all came, and else for as many as came.
+    fn learn(&mut self, came: usize, bytes: usize) {
+        let reads = match self.asked {
+            _ if bytes >= MANY_BYTES => (came / 2).max(FEW_READS),
+            0 => came.saturating_mul(2),
+            _ => came,
+        };
+        self.reads = reads.clamp(1, MOST_READS);
     }
 
     /// Takes in what the kernel has done.
@@ -122,17 +109,22 @@ impl KernelPort {
         turned: &mut Turned,
     ) -> Result<(), HostError> {
         self.ring.completed(&mut self.completed).map_err(|error| broken(&error))?;
-        let mut gone = None;
+        let (mut gone, mut came, mut bytes) = (None, 0_usize, 0_usize);
         for Completed { mut held, operation, result } in self.completed.drain(..) {
+            if matches!(operation, Operation::Receive { .. }) {
+                self.asked = self.asked.saturating_sub(1);
+            }
             match (operation, result) {
                 (Operation::Receive { .. }, Ok(moved)) => {
                     if held.close(moved, self.form) {
+                        came = came.saturating_add(1);
+                        bytes = bytes.saturating_add(held.len());
                         into.push_back(held);
                         continue;
                     }
                 }
                 (Operation::Receive { .. }, Err(errno)) => {
-                    // None there; and what passes by itself: the interface is down, or memory short.
+                    // What passes by itself: the interface is down, or memory short.
                     let passing = [libc::EAGAIN, libc::ENETDOWN, libc::ENOBUFS, libc::ENOMEM];
                     if !passing.contains(&errno) {
                         gone = Some(errno);
@@ -148,6 +140,10 @@ impl KernelPort {
                 }
             }
             pool.put(held);
+        }
+        if came > 0 {
+            self.idle = 0;
+            self.learn(came, bytes);
         }
         match gone {
             Some(errno) => Err(HostError::new("use the interface behind a port", errno)),
@@ -197,19 +193,15 @@ impl Port for KernelPort {
             turned.lost = turned.lost.saturating_add(1);
             pool.put(buffer);
         }
-        let asked = self.ask(pool, most)?;
-        // With what the last turn left to be said. No system call where there is nothing.
-        self.ring.kick().map_err(|error| broken(&error))?;
+        self.idle = if self.sending > 0 { 0 } else { self.idle.saturating_add(1) };
         self.sending = 0;
-        let before = into.len();
-        self.settle(pool, into, &mut turned)?;
-        if asked > 0 {
-            let came = into.iter().skip(before);
-            let (count, bytes) = came.fold((0_usize, 0_usize), |(count, bytes), packet| {
-                (count.saturating_add(1), bytes.saturating_add(packet.len()))
-            });
-            self.learn(asked, count, bytes);
+        self.ask(pool, most);
+        // The first turn that has nothing to send leaves it to the wait that may follow to tell the kernel
+        // what is asked for. No system call where there is nothing to tell.
+        if self.idle != 1 {
+            self.ring.kick().map_err(|error| broken(&error))?;
         }
+        self.settle(pool, into, &mut turned)?;
         Ok(turned)
     }
 
@@ -218,19 +210,18 @@ impl Port for KernelPort {
         watched: &[BorrowedFd<'_>],
         receive: bool,
         timeout: Option<Duration>,
-    ) -> Result<(), HostError> {
-        if receive && self.hot {
-            return Ok(());
+    ) -> Result<Readable, HostError> {
+        // Where there is room only since the last turn, the kernel was not asked yet.
+        if receive && self.asked == 0 {
+            return Ok(Readable::NONE);
         }
         self.watch(watched).map_err(|error| broken(&error))?;
-        self.ring.want(self.watch, receive);
         self.ring.wait(timeout).map_err(|error| broken(&error))?;
+        self.idle = 0;
         self.ring.completed(&mut self.completed).map_err(|error| broken(&error))?;
-        for (_, watch) in &self.watched {
-            self.ring.take_ready(*watch);
-        }
-        self.hot |= self.ring.take_ready(self.watch);
-        Ok(())
+        let Self { ring, watched, .. } = self;
+        let ready = watched.iter().enumerate().filter(|(_, (_, watch))| ring.take_ready(*watch));
+        Ok(ready.map(|(place, _)| place).collect())
     }
 
     fn carrier(&mut self, up: bool) -> Result<(), HostError> {

@@ -10,12 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hypervisor::HostError;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::buffer::{Buffer, Pool};
-use crate::port::{Port, Turned};
+use crate::port::{Port, Readable, Turned, poll};
 use crate::vnet;
 
 /// One end of a pair.
@@ -166,7 +164,7 @@ impl Port for Memory {
         watched: &[BorrowedFd<'_>],
         receive: bool,
         timeout: Option<Duration>,
-    ) -> Result<(), HostError> {
+    ) -> Result<Readable, HostError> {
         // Lowered before the look, so that what comes after it is still there to wake us.
         let mut lower = Vec::new();
         let full = self.out.room() == 0;
@@ -181,25 +179,9 @@ impl Port for Memory {
         }
         let came = receive && self.inward.held.load(Ordering::Acquire) > 0;
         if came || (full && self.out.room() > 0) {
-            return Ok(());
+            return Ok(Readable::NONE);
         }
-        let own = lower.iter().map(|event| event.as_fd());
-        let mut polled: Vec<_> = watched
-            .iter()
-            .copied()
-            .chain(own)
-            .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
-            .collect();
-        let millis = timeout.map(|timeout| timeout.as_nanos().div_ceil(1_000_000));
-        let timeout = match millis.map(i32::try_from) {
-            None => PollTimeout::NONE,
-            Some(Ok(millis)) => PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX),
-            Some(Err(_)) => PollTimeout::MAX,
-        };
-        match poll(&mut polled, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(HostError::new("wait at a memory port", errno as i32)),
-        }
+        poll::sleep(watched, lower.iter().map(|event| event.as_fd()), timeout)
     }
 
     fn carrier(&mut self, up: bool) -> Result<(), HostError> {
@@ -246,11 +228,20 @@ mod tests {
                 let packet = loop {
                     match other.take() {
                         Some((_, packet)) => break packet,
-                        None => other.wait(&[], true, None).unwrap(),
+                        None => assert_eq!(other.wait(&[], true, None), Ok(Readable::NONE)),
                     }
                 };
                 assert_eq!(packet, [n; 60]);
             }
         });
+    }
+
+    #[test]
+    fn a_wait_says_which_descriptors_are_readable() {
+        let (mut one, _other) = pair(1).unwrap();
+        let events = [1, 0, 1].map(|count| EventFd::from_value(count).unwrap());
+        let watched = events.each_ref().map(|event| event.as_fd());
+        let readable = one.wait(&watched, true, None).unwrap();
+        assert_eq!([0, 1, 2, 3].map(|place| readable.has(place)), [true, false, true, false]);
     }
 }

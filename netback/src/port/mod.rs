@@ -11,6 +11,7 @@ mod kernel;
 pub mod memory;
 pub mod packet;
 pub mod pcap;
+mod poll;
 pub mod tap;
 
 pub use kernel::KernelPort;
@@ -47,7 +48,8 @@ pub trait Port {
 
     /// Sleeps until a turn may bring something, or one of the descriptors is readable, or `timeout`
     /// has passed; sometimes wakes early. What comes in counts only where the queue is to
-    /// `receive` it, and that there is room to send only where there was none.
+    /// `receive` it, and that there is room to send only where there was none. Says which of the
+    /// descriptors, 8 at most, are readable; that others are may be found by the next wait only.
     ///
     /// # Errors
     ///
@@ -57,7 +59,7 @@ pub trait Port {
         watched: &[BorrowedFd<'_>],
         receive: bool,
         timeout: Option<Duration>,
-    ) -> Result<(), HostError>;
+    ) -> Result<Readable, HostError>;
 
     /// Tells the host's side whether anybody takes its packets.
     ///
@@ -75,6 +77,33 @@ pub struct Turned {
     pub sent: u64,
     /// So many were refused, and are lost.
     pub lost: u64,
+}
+
+/// Which of some descriptors are readable, by their places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readable(u8);
+
+impl Readable {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// Whether the descriptor in that place is.
+    #[inline]
+    #[must_use]
+    pub fn has(self, place: usize) -> bool {
+        self.0 & bit(place) != 0
+    }
+}
+
+impl FromIterator<usize> for Readable {
+    /// Those in these places.
+    fn from_iter<I: IntoIterator<Item = usize>>(places: I) -> Self {
+        Self(places.into_iter().fold(0, |all, place| all | bit(place)))
+    }
+}
+
+fn bit(place: usize) -> u8 {
+    u32::try_from(place).ok().and_then(|place| 1_u8.checked_shl(place)).unwrap_or(0)
 }
 
 impl<P: Port + ?Sized> Port for Box<P> {
@@ -100,7 +129,7 @@ impl<P: Port + ?Sized> Port for Box<P> {
         watched: &[BorrowedFd<'_>],
         receive: bool,
         timeout: Option<Duration>,
-    ) -> Result<(), HostError> {
+    ) -> Result<Readable, HostError> {
         (**self).wait(watched, receive, timeout)
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hypervisor::HostError;
 
-use super::{Port, Turned};
+use super::{Port, Readable, Turned};
 use crate::buffer::{Buffer, Pool};
 
 const MAGIC: u32 = 0xA1B2_3C4D;
@@ -113,7 +113,7 @@ impl<P: Port, W: Write> Port for Pcap<P, W> {
         watched: &[BorrowedFd<'_>],
         receive: bool,
         timeout: Option<Duration>,
-    ) -> Result<(), HostError> {
+    ) -> Result<Readable, HostError> {
         // Whoever reads along sees what passed as soon as nothing more does.
         self.write(Write::flush);
         self.port.wait(watched, receive, timeout)

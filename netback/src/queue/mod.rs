@@ -22,10 +22,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hypervisor::backend::Clock;
 use hypervisor::event::Channel;
 use hypervisor::memory::{Memory, Using};
 use hypervisor::{HostError, PeerFault};
-use nix::time::{ClockId, clock_gettime};
 use ring::{Listener, Polling};
 
 pub use control::{Control, Ended, Serving};
@@ -46,7 +46,13 @@ use crate::tx::{self, Tx};
 
 /// Empty looks between two offers of the processor to somebody else. A look at both directions takes longer
 /// than one at a ring, and there are more who wait: both ends of a connection, and the guest.
-const LOOKS_PER_YIELD: u32 = 16;
+const LOOKS_PER_YIELD: u32 = 32;
+
+/// Empty looks between two at the clock.
+const LOOKS_PER_TIME: u32 = 32;
+
+/// Sleeps of which one is measured, while looking does not pay: the clock may cost as much as a packet.
+const SLEEPS_PER_TIME: u32 = 8;
 
 /// What the stages of a round have in common.
 #[derive(Debug)]
@@ -59,8 +65,19 @@ pub struct Around<'a, U> {
     pub kept: Option<&'a Kept>,
     /// Where to count.
     pub stats: &'a Stats,
-    /// When it is, in nanoseconds.
-    pub now: u64,
+    /// When it is.
+    pub clock: &'a Clock,
+    /// Whether it has to be known exactly: there is a rate to keep.
+    pub timed: bool,
+}
+
+impl<U> Around<'_, U> {
+    /// When it is, in nanoseconds: exactly where that is needed, else about.
+    #[inline]
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        if self.timed { self.clock.now() } else { self.clock.about() }
+    }
 }
 
 /// Everything that serves one queue of one connection.
@@ -88,6 +105,9 @@ pub struct Queue<U: Using, C, P> {
     empty_looks: u32,
     slept: bool,
     last_work_ns: u64,
+    clock: Clock,
+    /// Sleeps since one was measured.
+    unmeasured: u32,
 }
 
 /// Why the loop ends before it was told to.
@@ -136,6 +156,7 @@ where
         if spoilt > 0 {
             stats.lose(Loss::Interrupted, u64::from(spoilt));
         }
+        let clock = Clock::new();
         Ok(Self {
             tx: Tx::new(Receive::attach(tx, peer)?),
             rx: Rx::new(post, features, &serving.rx),
@@ -147,7 +168,9 @@ where
             listener: Listener::default(),
             empty_looks: 0,
             slept: false,
-            last_work_ns: now_ns(),
+            last_work_ns: clock.recent(),
+            clock,
+            unmeasured: 0,
             channels,
             port,
             domain,
@@ -181,23 +204,25 @@ where
             if self.control.is_stopped() {
                 return Ok(Ended::Stopped);
             }
-            let now = now_ns();
-            if self.round(now)? {
-                self.worked(now);
-            } else if self.polling.look_again(now) {
+            self.clock.pass();
+            if self.round()? {
+                self.worked();
+            } else if self.look_again() {
                 self.look_later();
             } else {
-                self.sleep(now)?;
+                self.sleep()?;
             }
         }
     }
 
     /// Once through both directions. Says whether there was something to do.
     #[inline]
-    fn round(&mut self, now: u64) -> Result<bool, Broken> {
+    fn round(&mut self) -> Result<bool, Broken> {
+        let timed = self.is_timed();
         let Self { tx, rx, port, pool, arrived, .. } = self;
         let (domain, serving, stats) = (&self.domain, &*self.serving, &*self.stats);
-        let around = Around { domain, serving, kept: serving.kept(self.number), stats, now };
+        let (kept, clock) = (serving.kept(self.number), &self.clock);
+        let around = Around { domain, serving, kept, stats, clock, timed };
         let sent = tx.round(&around, port, pool);
         // At once: a guest that waits for room goes on while its packets are sent.
         notify(&self.channels, sent.notify, None, &self.stats)?;
@@ -220,6 +245,13 @@ where
         }
     }
 
+    /// Whether the time has to be known exactly: there is a rate, or memory to be asked for again.
+    #[inline]
+    fn is_timed(&self) -> bool {
+        let limits = &self.serving.limits;
+        limits.tx.is_set() || limits.rx.is_set() || self.tx.until().is_some()
+    }
+
     /// Takes in that the guest stopped posting pages, or does so again.
     #[cold]
     fn stall(&mut self, stalled: bool) {
@@ -232,7 +264,9 @@ where
         }
     }
 
-    fn worked(&mut self, now: u64) {
+    fn worked(&mut self) {
+        // Asked for when the looking began, and every so often since.
+        let now = self.clock.recent();
         self.polling.busy(now);
         self.listener.found();
         self.empty_looks = 0;
@@ -241,6 +275,21 @@ where
         if !std::mem::take(&mut self.slept) {
             self.stats.polls_paid.add(1);
         }
+    }
+
+    /// Whether to look again rather than to sleep.
+    fn look_again(&mut self) -> bool {
+        if self.polling.window() > 0 {
+            self.unmeasured = 0;
+        } else {
+            self.unmeasured = self.unmeasured.wrapping_add(1) % SLEEPS_PER_TIME;
+        }
+        if self.unmeasured > 0 {
+            return false;
+        }
+        let looks = self.empty_looks.is_multiple_of(LOOKS_PER_TIME);
+        let now = if looks { self.clock.now() } else { self.clock.recent() };
+        self.polling.look_again(now)
     }
 
     fn look_later(&mut self) {
@@ -253,7 +302,10 @@ where
     }
 
     /// Sleeps until there is something to do, or to look at.
-    fn sleep(&mut self, now: u64) -> Result<(), Broken> {
+    fn sleep(&mut self) -> Result<(), Broken> {
+        // Where the last sleep brought nothing, some of what we have may be given up by now.
+        let timed = self.is_timed() || self.rx.waits() || self.slept;
+        let now = if timed { self.clock.now() } else { self.clock.recent() };
         let mut until = self.tx.until();
         let mut sooner = |at: u64| until = Some(until.map_or(at, |until| until.min(at)));
         if let Some(at) = self.rx.until(&self.serving, now) {
@@ -276,28 +328,25 @@ where
         }
         self.stats.sleeps.add(1);
         self.slept = true;
+        self.empty_looks = 0;
         let timeout = until.map(|until| Duration::from_nanos(until.saturating_sub(now)));
         let receive = self.rx.room(&self.serving, &self.pool) > 0;
         let (tx, rx) = (self.channels.tx().as_fd(), self.channels.rx().as_fd());
         let watched = [self.control.fd(), tx, rx];
         let many = if matches!(self.channels, Channels::Both(_)) { 2 } else { 3 };
-        self.port.wait(watched.get(..many).unwrap_or(&watched), receive, timeout)?;
-        self.control.heard();
-        // All of them: each is to be masked while we look.
-        if self.channels.all().filter(|channel| channel.take()).count() > 0 {
+        let readable = self.port.wait(watched.get(..many).unwrap_or(&watched), receive, timeout)?;
+        if readable.has(0) {
+            self.control.heard();
+        }
+        // Each that rang is to be masked while we look; to ask the others costs as much and says nothing.
+        let rang = (1..).zip(self.channels.all());
+        if rang.filter(|(place, channel)| readable.has(*place) && channel.take()).count() > 0 {
             self.listener.rang(&self.stats.events);
         }
-        self.polling.woken(now_ns());
+        self.clock.forget();
+        if self.unmeasured == 0 {
+            self.polling.woken(self.clock.now());
+        }
         Ok(())
     }
-}
-
-/// When it is, in nanoseconds of a clock that all queues share and that never goes back.
-#[inline]
-fn now_ns() -> u64 {
-    // Cannot fail for this clock.
-    let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return 0 };
-    let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
-    let nanos = u64::try_from(now.tv_nsec()).unwrap_or_default();
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }

@@ -23,7 +23,7 @@ use ring::{Notify, Recheck};
 use crate::buffer::{Buffer, Pool};
 use crate::connect::Features;
 use crate::queue::{Around, Serving};
-use crate::stats::Loss;
+use crate::stats::{Loss, Stats};
 use fit::Page;
 use post::Post;
 use take::{Take, Waiting};
@@ -70,7 +70,7 @@ pub struct Rx<M> {
 }
 
 /// What a round did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Round {
     /// Whether there was something to do.
     pub worked: bool,
@@ -112,12 +112,16 @@ impl<M: Memory> Rx<M> {
         arrived: &mut VecDeque<Buffer>,
         pool: &mut Pool,
     ) -> Round {
-        let Around { serving, stats, now, .. } = *around;
+        let Around { serving, stats, .. } = *around;
         let mut worked = !arrived.is_empty();
+        if !worked && self.take.is_empty() && !self.waits() {
+            return Round::default();
+        }
+        let now = around.now();
         for buffer in arrived.drain(..) {
             self.take.push(buffer, serving, pool, stats, now);
         }
-        let fault = self.give(around).err();
+        let fault = self.give(around, now).err();
         let notify = if self.pages.is_empty() {
             None
         } else {
@@ -135,20 +139,20 @@ impl<M: Memory> Rx<M> {
         };
         let patience = if self.rx_notify { serving.rx.stall_ns } else { u64::MAX };
         let stalled = self.post.stall(patience, now);
-        self.expire(serving, pool, around);
+        self.expire(serving, pool, stats, now);
         stats.rx_waiting.set(self.take.len() as u64);
         Round { worked, notify, stalled, fault }
     }
 
     /// Gives pages to as many packets as have room and credit.
     #[inline]
-    fn give<U: Using>(&mut self, around: &Around<'_, U>) -> Result<(), PeerFault> {
+    fn give<U: Using>(&mut self, around: &Around<'_, U>, now: u64) -> Result<(), PeerFault> {
         while self.going.len() < BATCH {
             let Some(first) = self.take.first() else {
                 // What waited may be lost by now, while the guest still counts as stalled.
-                return self.post.look_again(around.now);
+                return self.post.look_again(now);
             };
-            if !self.post.has(first.fit.slots(), around.now)? {
+            if !self.post.has(first.fit.slots(), now)? {
                 if !std::mem::replace(&mut self.starved, true) {
                     around.stats.rx_starved.add(1);
                 }
@@ -156,7 +160,7 @@ impl<M: Memory> Rx<M> {
             }
             self.starved = false;
             let credit = &around.serving.limits.rx;
-            if let Err(until) = credit.admit(first.buffer.len(), around.now) {
+            if let Err(until) = credit.admit(first.buffer.len(), now) {
                 if self.until.replace(until).is_none() {
                     around.stats.rx_held.add(1);
                 }
@@ -172,17 +176,17 @@ impl<M: Memory> Rx<M> {
     }
 
     /// Loses what has waited for pages too long.
-    fn expire<U>(&mut self, serving: &Serving, pool: &mut Pool, around: &Around<'_, U>) {
+    fn expire(&mut self, serving: &Serving, pool: &mut Pool, stats: &Stats, now: u64) {
         if self.post.starved_since().is_none() {
             return;
         }
         let wait = if self.post.is_stalled() { 0 } else { serving.rx.wait_ns };
         while let Some(first) = self.take.first() {
-            if around.now.saturating_sub(first.since) < wait {
+            if now.saturating_sub(first.since) < wait {
                 return;
             }
             if let Some(waiting) = self.take.pop() {
-                around.stats.lose(Loss::NotPosted, 1);
+                stats.lose(Loss::NotPosted, 1);
                 pool.put(waiting.buffer);
             }
         }
@@ -198,6 +202,13 @@ impl<M: Memory> Rx<M> {
     /// The guest's index cannot be.
     pub fn rearm(&mut self) -> Result<Recheck, PeerFault> {
         if self.until.is_some() { Ok(Recheck::Quiet) } else { self.post.rearm() }
+    }
+
+    /// Whether packets wait, for pages or for time.
+    #[inline]
+    #[must_use]
+    pub const fn waits(&self) -> bool {
+        self.until.is_some() || self.post.starved_since().is_some()
     }
 
     /// When to look again, in nanoseconds, where time is what packets wait for.

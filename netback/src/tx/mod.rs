@@ -97,7 +97,7 @@ impl<M: Memory> Tx<M> {
             credit: &serving.limits.tx,
             groups: &serving.groups,
             stats: around.stats,
-            now: around.now,
+            now: if around.timed { around.clock.now() } else { around.clock.recent() },
         };
         let (mut fault, mut slots) = (None, 0_usize);
         while self.staged.len() < BATCH && slots < SLOTS {

@@ -315,8 +315,8 @@ fn a_packet_socket_has_what_its_interface_receives() {
         let (said, came) = carry((&mut socket, &mut wire), &mut pool, (header, &packet));
         assert!(came == packet, "another packet than was sent");
         assert_eq!((said.gso_type, said.gso_size, said.flags), (vnet::gso::TCPV4, 1448, 1));
-        // Nothing is left of what was lent.
-        assert_eq!(pool.available(), 300);
+        // Nothing is left of what was lent but what the kernel is to fill next.
+        assert!(pool.available() >= 300 - 4, "{}", pool.available());
     });
 }
 

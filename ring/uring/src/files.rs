@@ -4,6 +4,11 @@
 //! operation, and it means that a descriptor closed by mistake cannot turn an operation that is
 //! still queued against another file that got the same number: the table keeps the file itself.
 
+#![expect(unsafe_code, reason = "a file's flags are changed by a call that takes any number")]
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
 use io_uring::types::Fixed;
 
 /// Files that a ring can have registered.
@@ -42,4 +47,17 @@ impl Files {
             self.free.push(file.0);
         }
     }
+}
+
+/// Has every call about an open file answered at once.
+pub(crate) fn never_wait(file: BorrowedFd<'_>) -> io::Result<()> {
+    let checked = |answer: i32| match answer {
+        -1 => Err(io::Error::last_os_error()),
+        flags => Ok(flags),
+    };
+    // SAFETY: takes no memory.
+    let flags = checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
+    let flags = flags | libc::O_NONBLOCK;
+    // SAFETY: takes no memory.
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
 }

@@ -9,7 +9,6 @@
 //! Units: bytes; errors are positive `errno` values.
 
 mod buffers;
-mod direct;
 mod files;
 mod operation;
 mod ring;

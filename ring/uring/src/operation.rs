@@ -23,15 +23,16 @@ pub enum Operation {
         offset: u64,
     },
     /// Fill the buffers with one packet of a file that has packets, such as a TAP or a packet
-    /// socket, if one is there: `EAGAIN` where none is, at once, and a result that is short is a
-    /// packet's. What was begun first gets the packet that came first. Such a file is registered by
+    /// socket, as soon as one is there; a result that is short is a packet's. Those of one file complete
+    /// in the order of its packets. Such a file is registered by
     /// [`add_packets`](crate::Ring::add_packets).
     Receive {
         /// The file.
         file: FileId,
     },
     /// Hand what the buffers hold to such a file as one packet, if it takes one: `EAGAIN` where it
-    /// does not, at once.
+    /// does not, at once. A kernel that does not know of a file how to do that at once (before 6.4, of a
+    /// TAP) waits for room in the ring.
     Send {
         /// The file.
         file: FileId,

@@ -22,8 +22,7 @@ use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 
 use crate::buffers::Buffers;
-use crate::direct::Direct;
-use crate::files::{FileId, Files, PLACES};
+use crate::files::{self, FileId, Files, PLACES};
 use crate::operation::{Completed, Operation, Unavailable, errno_of};
 use crate::slots::{Progress, Slots};
 use crate::watches::{WatchId, Watches};
@@ -36,16 +35,12 @@ const WATCH: u64 = 1 << 32;
 /// In a completion's user data: nobody is waiting for it.
 const NOBODY: u64 = 1 << 33;
 
-/// What a completion says of an operation that this kernel cannot do with its file.
-const REFUSED: i32 = -libc::EOPNOTSUPP;
-
 /// A ring with the kernel, for one thread.
 pub struct Ring<T: Buffers> {
     io: IoUring,
     slots: Slots<T>,
     watches: Watches,
     files: Files,
-    direct: Direct,
     /// Entries for which the submission queue had no room.
     backlog: VecDeque<squeue::Entry>,
     /// The kernel takes submissions from the thread that made the ring only.
@@ -81,7 +76,6 @@ impl<T: Buffers> Ring<T> {
             slots: Slots::new(depth),
             watches: Watches::new(),
             files: Files::new(),
-            direct: Direct::default(),
             backlog: VecDeque::new(),
             not_send: PhantomData,
         })
@@ -105,19 +99,15 @@ impl<T: Buffers> Ring<T> {
         }
     }
 
-    /// Registers a file that has packets, to be received and sent: also where this kernel's rings cannot
-    /// do that with it. Such a file is made non-blocking.
+    /// Registers a file that has packets, to be received and sent. Such a file is made non-blocking: what
+    /// can be waited for without a thread, the kernel finds out when it is registered.
     ///
     /// # Errors
     ///
-    /// As of [`add_file`](Self::add_file), or there is no descriptor left.
+    /// As of [`add_file`](Self::add_file).
     pub fn add_packets(&mut self, file: BorrowedFd<'_>) -> io::Result<FileId> {
-        let id = self.add_file(file)?;
-        if let Err(error) = self.direct.keep(id, file) {
-            self.remove_file(id)?;
-            return Err(error);
-        }
-        Ok(id)
+        files::never_wait(file)?;
+        self.add_file(file)
     }
 
     /// Takes a file out of the table. Operations that were kicked already keep it alive.
@@ -127,7 +117,6 @@ impl<T: Buffers> Ring<T> {
     /// The kernel would not.
     pub fn remove_file(&mut self, file: FileId) -> io::Result<()> {
         self.io.submitter().register_files_update(file.place(), &[-1])?;
-        self.direct.forget(file);
         self.files.give_back(file);
         Ok(())
     }
@@ -167,10 +156,8 @@ impl<T: Buffers> Ring<T> {
     ///
     /// As many as the ring was made for are under way; what was held comes back.
     pub fn begin(&mut self, operation: Operation, held: T) -> Result<(), T> {
-        let (index, entry) = self.slots.begin(operation, held)?;
-        if !self.direct.takes(index, operation) {
-            self.push(entry);
-        }
+        let entry = self.slots.begin(operation, held)?;
+        self.push(entry);
         Ok(())
     }
 
@@ -186,7 +173,6 @@ impl<T: Buffers> Ring<T> {
     ///
     /// The ring is beyond use.
     pub fn kick(&mut self) -> io::Result<()> {
-        self.direct.run(&mut self.slots);
         self.flush_backlog();
         if self.io.submission().is_empty() {
             return Ok(());
@@ -225,8 +211,7 @@ impl<T: Buffers> Ring<T> {
     /// The ring is beyond use.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.flush_backlog();
-        let something =
-            !self.io.completion().is_empty() || self.watches.any_ready() || !self.direct.is_idle();
+        let something = !self.io.completion().is_empty() || self.watches.any_ready();
         if something || timeout.is_some_and(|timeout| timeout.is_zero()) {
             return self.kick();
         }
@@ -247,7 +232,7 @@ impl<T: Buffers> Ring<T> {
         let queue = self.io.submission();
         let asks = queue.taskrun() || queue.cq_overflow();
         drop(queue);
-        asks || !self.io.completion().is_empty() || !self.direct.is_idle()
+        asks || !self.io.completion().is_empty()
     }
 
     /// Has [`wait`](Self::wait) end when `descriptor` is readable. The ring keeps it alive until
@@ -321,28 +306,19 @@ impl<T: Buffers> Ring<T> {
 
     /// Takes in all completions in the queue.
     fn reap(&mut self, into: &mut Vec<Completed<T>>) {
-        let Self { io, slots, watches, direct, backlog, .. } = self;
-        let mut progress =
-            |slots: &mut Slots<T>, number, result| match slots.progress(number, result) {
-                Some(Progress::Over(completed)) => into.push(completed),
-                Some(Progress::Again(entry)) => backlog.push_back(entry),
-                None => {}
-            };
+        let Self { io, slots, watches, backlog, .. } = self;
         for entry in io.completion() {
             let data = entry.user_data();
             let number = (data & u64::from(u32::MAX)) as u32;
             match data & !u64::from(u32::MAX) {
-                0 if entry.result() == REFUSED
-                    && let Some(operation) = slots.operation(number)
-                    && direct.takes_over(number, operation) => {}
-                0 => progress(slots, number, entry.result()),
+                0 => match slots.progress(number, entry.result()) {
+                    Some(Progress::Over(completed)) => into.push(completed),
+                    Some(Progress::Again(entry)) => backlog.push_back(entry),
+                    None => {}
+                },
                 WATCH => watches.progress(number, entry.result()),
                 _ => {}
             }
-        }
-        direct.run(slots);
-        while let Some((number, result)) = direct.done() {
-            progress(slots, number, result);
         }
     }
 

@@ -19,8 +19,8 @@ const RETRIES: u32 = 1000;
 /// The offset of a file that has none.
 const NO_OFFSET: u64 = u64::MAX;
 
-/// `RWF_NOWAIT` (linux/fs.h): at once or not at all. A descriptor that is non-blocking would not do,
-/// for the ring waits in its stead.
+/// `RWF_NOWAIT` (linux/fs.h): at once or not at all. That the file is non-blocking would not do, for the
+/// ring waits in its stead.
 const AT_ONCE: libc::c_int = 8;
 
 /// Iovecs handed over at a time (`IOV_MAX`); more is a short transfer, which is resumed.
@@ -46,6 +46,8 @@ pub(crate) struct Slots<T> {
     free: Vec<u32>,
     /// The buffers' registered table; pieces that name a slot beyond it go the ordinary way.
     pub(crate) fixed: u16,
+    /// This kernel knows of no "at once" for the files that have packets.
+    patient: bool,
 }
 
 /// What a completion means for its slot.
@@ -63,6 +65,7 @@ impl<T: Buffers> Slots<T> {
             iovecs: (0..count).map(|_| Vec::new()).collect(),
             free: (0..count).rev().collect(),
             fixed: 0,
+            patient: false,
         }
     }
 
@@ -70,13 +73,8 @@ impl<T: Buffers> Slots<T> {
         self.slots.len().saturating_sub(self.free.len())
     }
 
-    /// Takes an operation in and says in which slot it is, and what to ask of the kernel; gives it
-    /// back where no slot is free.
-    pub(crate) fn begin(
-        &mut self,
-        operation: Operation,
-        held: T,
-    ) -> Result<(u32, squeue::Entry), T> {
+    /// Takes an operation in and says what to ask of the kernel; gives it back where no slot is free.
+    pub(crate) fn begin(&mut self, operation: Operation, held: T) -> Result<squeue::Entry, T> {
         let Some(&index) = self.free.last() else { return Err(held) };
         let total = held.pieces().iter().map(|piece| u64::from(piece.len)).sum();
         let slot = Slot { held, operation, total, done: 0, retries: 0 };
@@ -85,23 +83,10 @@ impl<T: Buffers> Slots<T> {
         else {
             return Err(slot.held);
         };
-        let entry = entry(&slot, iovecs, self.fixed).user_data(u64::from(index));
+        let entry = entry(&slot, iovecs, self.fixed, self.patient).user_data(u64::from(index));
         *place = Some(slot);
         self.free.pop();
-        Ok((index, entry))
-    }
-
-    /// The operation in slot `index`.
-    pub(crate) fn operation(&self, index: u32) -> Option<Operation> {
-        Some(self.slots.get(index as usize)?.as_ref()?.operation)
-    }
-
-    /// The operation in slot `index`, and the bytes that are left of it.
-    pub(crate) fn runs(&mut self, index: u32) -> Option<(Operation, &[iovec])> {
-        let slot = self.slots.get(index as usize)?.as_ref()?;
-        let iovecs = self.iovecs.get_mut(index as usize)?;
-        gather(slot, iovecs, 0);
-        Some((slot.operation, iovecs))
+        Ok(entry)
     }
 
     /// Takes in what the kernel says of the operation in slot `index`; nothing where that slot is
@@ -119,7 +104,11 @@ impl<T: Buffers> Slots<T> {
                 let errno = result.saturating_neg();
                 slot.retries = slot.retries.saturating_add(1);
                 let none_now = errno == libc::EAGAIN && !slot.operation.is_of_a_packet();
-                let passing = errno == libc::EINTR || none_now;
+                // It was begun to be done at once, and is begun once more without.
+                let sends = matches!(slot.operation, Operation::Send { .. });
+                let unknown = sends && errno == libc::EOPNOTSUPP && slot.retries == 1;
+                self.patient |= unknown;
+                let passing = errno == libc::EINTR || none_now || unknown;
                 (!passing || slot.retries > RETRIES).then_some(Err(errno))
             }
         };
@@ -129,7 +118,9 @@ impl<T: Buffers> Slots<T> {
             return Some(Progress::Over(Completed { held, operation, result }));
         }
         let iovecs = self.iovecs.get_mut(index as usize)?;
-        Some(Progress::Again(entry(slot, iovecs, self.fixed).user_data(u64::from(index))))
+        Some(Progress::Again(
+            entry(slot, iovecs, self.fixed, self.patient).user_data(u64::from(index)),
+        ))
     }
 
     /// Forgets everything under way without freeing any of it: the kernel may still use it.
@@ -141,7 +132,12 @@ impl<T: Buffers> Slots<T> {
 }
 
 /// What to ask of the kernel for what is left of `slot`.
-fn entry<T: Buffers>(slot: &Slot<T>, iovecs: &mut Vec<iovec>, fixed: u16) -> squeue::Entry {
+fn entry<T: Buffers>(
+    slot: &Slot<T>,
+    iovecs: &mut Vec<iovec>,
+    fixed: u16,
+    patient: bool,
+) -> squeue::Entry {
     match slot.operation {
         Operation::Read { file, offset } => {
             let file = file.fixed();
@@ -177,23 +173,22 @@ fn entry<T: Buffers>(slot: &Slot<T>, iovecs: &mut Vec<iovec>, fixed: u16) -> squ
             let file = file.fixed();
             match gather(slot, iovecs, 0) {
                 Shape::Fixed(base, len, _) | Shape::Single(base, len) => {
-                    opcode::Read::new(file, base, len).offset(NO_OFFSET).rw_flags(AT_ONCE).build()
+                    opcode::Read::new(file, base, len).offset(NO_OFFSET).build()
                 }
-                Shape::Several(first, count) => opcode::Readv::new(file, first, count)
-                    .offset(NO_OFFSET)
-                    .rw_flags(AT_ONCE)
-                    .build(),
+                Shape::Several(first, count) => {
+                    opcode::Readv::new(file, first, count).offset(NO_OFFSET).build()
+                }
             }
         }
         Operation::Send { file } => {
-            let file = file.fixed();
+            let (file, flags) = (file.fixed(), if patient { 0 } else { AT_ONCE });
             match gather(slot, iovecs, 0) {
                 Shape::Fixed(base, len, _) | Shape::Single(base, len) => {
-                    opcode::Write::new(file, base, len).offset(NO_OFFSET).rw_flags(AT_ONCE).build()
+                    opcode::Write::new(file, base, len).offset(NO_OFFSET).rw_flags(flags).build()
                 }
                 Shape::Several(first, count) => opcode::Writev::new(file, first, count)
                     .offset(NO_OFFSET)
-                    .rw_flags(AT_ONCE)
+                    .rw_flags(flags)
                     .build(),
             }
         }
