@@ -73,7 +73,7 @@ impl DeviceDesk {
         let bridge = match (&policy.uplink, &interface) {
             (Uplink::Tap { .. }, Some(name)) => bridge_of(name),
             (Uplink::Tap { bridge, .. }, None) => bridge.as_ref().map(ToString::to_string),
-            (Uplink::Packet(_), _) => None,
+            (Uplink::Packet(_) | Uplink::Inner(_), _) => None,
         };
         Device {
             pid: process::id(),

@@ -15,6 +15,7 @@ use hypervisor::{DomId, Error, HostError};
 
 use crate::connect::Features;
 use crate::port::Port;
+use crate::port::inner::{Inner, Kind};
 use crate::port::interface::Name;
 use crate::port::packet;
 use crate::port::pcap::Pcap;
@@ -38,6 +39,8 @@ pub enum Uplink {
     },
     /// An interface that is there already.
     Packet(Name),
+    /// Nothing: for measuring.
+    Inner(Kind),
 }
 
 /// What makes the port of one queue, on the thread that serves it.
@@ -56,6 +59,7 @@ pub struct Open {
 enum Behind {
     Tap(Tap),
     Packet(Name),
+    Inner(Kind, Name),
 }
 
 impl Uplink {
@@ -97,6 +101,7 @@ impl Uplink {
                 name.demand("--interface")?;
                 Behind::Packet(name.clone())
             }
+            Self::Inner(kind) => Behind::Inner(*kind, Name::new(kind.name())?),
         };
         let file = match pcap {
             Some(path) => {
@@ -114,19 +119,19 @@ impl Uplink {
     #[must_use]
     pub const fn queues(&self, wanted: u16) -> u16 {
         match self {
-            Self::Tap { .. } => wanted,
+            Self::Tap { .. } | Self::Inner(_) => wanted,
             Self::Packet(_) => 1,
         }
     }
 }
 
 impl Open {
-    /// The host's interface.
+    /// The host's interface, or what stands in its place.
     #[must_use]
     pub fn name(&self) -> Name {
         match &self.behind {
             Behind::Tap(tap) => tap.name(),
-            Behind::Packet(name) => name.clone(),
+            Behind::Packet(name) | Behind::Inner(_, name) => name.clone(),
         }
     }
 
@@ -154,6 +159,12 @@ impl Open {
             Behind::Packet(name) => {
                 let name = name.clone();
                 ports.push(self.written_down(move || Ok(Box::new(packet::open(&name)?) as _))?);
+            }
+            Behind::Inner(kind, _) => {
+                let kind = *kind;
+                for _ in 0..queues {
+                    ports.push(self.written_down(move || Ok(Box::new(Inner::new(kind)) as _))?);
+                }
             }
         }
         Ok(ports)

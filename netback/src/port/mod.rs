@@ -6,6 +6,7 @@
 //!
 //! Packets have the [header](crate::vnet) in front of them in either direction.
 
+pub mod inner;
 pub mod interface;
 mod kernel;
 pub mod memory;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use hypervisor::backend::{Spot, Wanted};
 use netback::credit::Rate;
 use netback::device::mac::Shown;
+use netback::port::inner::Kind;
 use netback::port::interface::Name;
 
 const EXAMPLES: &str = "\
@@ -16,6 +17,7 @@ Examples:
   netback --domain web --devid 1 --mtu 9000    a second interface of web's, on no bridge: vif5.1
   netback --bridge br0 --rate 100Mb/s --allow-ip 10.0.0.2
   netback --interface eth1                     what eth1 receives is the guest's
+  netback --port echo                          no network; netfront bench --mode rr measures the pair
   netback --bridge br0 --pcap guest.pcap       write down what passes, for tcpdump -r
   netback --watch                              serve the interfaces of all guests that xl starts
   netback ctl list                             what is served here, and to whom
@@ -84,6 +86,11 @@ pub(crate) struct Serve {
     /// of it. One queue.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["watch", "device"])]
     pub(crate) interface: Option<Name>,
+    /// No network: what the guest sends is gone (sink), or comes back (echo), or it is sent small packets
+    /// without end (source). For measuring, by netfront bench.
+    #[arg(long, value_name = "sink|echo|source")]
+    #[arg(conflicts_with_all = ["bridge", "tap", "interface", "watch", "device"])]
+    pub(crate) port: Option<Kind>,
     /// Serve every interface that a toolstack makes here, each by a process of its own.
     #[arg(long, conflicts_with_all = ["domain", "devid", "device", "mac", "stats", "pcap"])]
     pub(crate) watch: bool,

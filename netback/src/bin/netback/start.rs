@@ -17,6 +17,7 @@ use netback::connect::xenbus::Offer;
 use netback::device::mac::{self, Shown};
 use netback::device::{DeviceDesk, Policy, Uplink, Vif, order};
 use netback::filter::{Mac, Sources};
+use netback::port::inner::Kind;
 use nix::sys::signal::SigSet;
 use ring::Waiting;
 use serde_json::json;
@@ -133,9 +134,10 @@ pub(crate) fn offer(options: &Serve, uplink: &Uplink) -> Offer {
 
 /// How an interface with the address `mac` is served, as the command line has it.
 pub(crate) fn policy(options: &Serve, mac: Mac) -> Policy {
-    let uplink = match &options.interface {
-        Some(name) => Uplink::Packet(name.clone()),
-        None => {
+    let uplink = match (&options.interface, options.port) {
+        (Some(name), _) => Uplink::Packet(name.clone()),
+        (None, Some(kind)) => Uplink::Inner(kind),
+        (None, None) => {
             let (name, bridge) = (options.tap.clone(), options.bridge.clone());
             Uplink::Tap { name, bridge, up: true, kept: false }
         }
@@ -169,10 +171,11 @@ fn usual_queues() -> u16 {
 
 fn ready(options: &Serve, mac: Mac, wanted: &Wanted, control: &Path) {
     let (mac, devid) = (Shown(mac).to_string(), options.devid);
-    let uplink = match (&options.interface, &options.bridge) {
-        (Some(name), _) => format!("behind {name}"),
-        (None, Some(bridge)) => format!("on {bridge}"),
-        (None, None) => "on no bridge".to_owned(),
+    let uplink = match (&options.interface, &options.bridge, options.port) {
+        (Some(name), ..) => format!("behind {name}"),
+        (None, Some(bridge), _) => format!("on {bridge}"),
+        (None, None, Some(kind)) => format!("without a network: {}", kind.name()),
+        (None, None, None) => "on no bridge".to_owned(),
     };
     let line = format!(
         "ready: interface {devid} ({mac}, {uplink}) for domain {wanted}; control socket {}",
@@ -182,7 +185,8 @@ fn ready(options: &Serve, mac: Mac, wanted: &Wanted, control: &Path) {
         |name: &Option<netback::port::interface::Name>| name.as_ref().map(ToString::to_string);
     let object = json!({ "ready": {
         "devid": devid, "mac": mac, "mtu": options.mtu, "bridge": text(&options.bridge),
-        "interface": text(&options.interface), "domain": wanted.to_string(),
+        "interface": text(&options.interface), "port": options.port.map(Kind::name),
+        "domain": wanted.to_string(),
         "control": control.display().to_string(),
     }});
     outcome::ready(options.json, &line, &object);
