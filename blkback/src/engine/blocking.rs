@@ -108,12 +108,12 @@ impl<T: Buffers> Engine<T> for Blocking<T> {
         let media = &self.media;
         let finished = match operation {
             Operation::Read { offset } => {
-                let held = Held::for_transfer(held, Way::Read, media.transfers())?;
+                let held = Held::for_transfer(held, Way::Read, media.transfers(), 0)?;
                 let result = transfer(file, Way::Read, offset, &held);
                 Finished { held: held.after(Way::Read, result.unwrap_or(0)), result }
             }
             Operation::Write { offset } => {
-                let held = Held::for_transfer(held, Way::Write, media.transfers())?;
+                let held = Held::for_transfer(held, Way::Write, media.transfers(), 0)?;
                 let result = transfer(file, Way::Write, offset, &held);
                 Finished { held: held.into_inner(), result }
             }

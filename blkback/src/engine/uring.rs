@@ -27,6 +27,10 @@ use crate::image::{Kind, Media, Transfers};
 /// first of many while the others are still made ready; and of no more than two at a time the
 /// kernel (its `IO_PLUG_THRESHOLD`) holds none back.
 const TOGETHER: u32 = 2;
+/// What is copied rather than pinned, in bytes, where the kernel does not know the guest's pages as ordinary
+/// memory. Those that gntdev maps have page table entries of a kind of their own: to pin one it takes a lock and
+/// asks the mapping's owner, and it will not register them.
+const COPIED: u64 = 16 << 10;
 /// Registered buffers that a queue may have.
 const FIXED: u16 = 1024;
 
@@ -57,6 +61,8 @@ pub struct Uring<T: Buffers> {
     offload: Option<(Offload<Held<T>>, WatchId)>,
     /// `None` until the table of registered buffers is first asked for.
     fixed: Option<bool>,
+    /// Transfers past the page cache of up to so many bytes are copied.
+    copied: u64,
     /// Transfers that the kernel has not been given yet.
     unkicked: u32,
     pace: Pace,
@@ -86,6 +92,7 @@ impl<T: Buffers> Uring<T> {
             completed: Vec::new(),
             offload: None,
             fixed: None,
+            copied: 0,
             unkicked: 0,
             pace: Pace::default(),
             lone: Lone::default(),
@@ -129,7 +136,7 @@ impl<T: Buffers> Uring<T> {
     /// Writes past the page cache: at once where the guest waits for each of its writes, else after the
     /// file was readied for it.
     fn write(&mut self, offset: u64, held: T) -> Result<(), T> {
-        let held = Held::for_transfer(held, Way::Write, self.media.transfers())?;
+        let held = Held::for_transfer(held, Way::Write, self.media.transfers(), self.copied)?;
         let direct = matches!(self.media.transfers(), Transfers::Direct { .. });
         if let (true, Kind::File, Some(file)) =
             (direct, self.media.kind(), self.media.file(self.queue))
@@ -271,7 +278,8 @@ impl<T: Buffers> Engine<T> for Uring<T> {
         match operation {
             Operation::Read { offset } => {
                 self.lone.promises(false, 0);
-                let held = Held::for_transfer(held, Way::Read, self.media.transfers())?;
+                let held =
+                    Held::for_transfer(held, Way::Read, self.media.transfers(), self.copied)?;
                 self.ring.begin(Asked::Read { file, offset }, held).map_err(Held::into_inner)?;
                 self.transfers_wait();
                 Ok(())
@@ -329,6 +337,13 @@ impl<T: Buffers> Engine<T> for Uring<T> {
         }
         let ring = &mut self.ring;
         let have = *self.fixed.get_or_insert_with(|| ring.make_buffers(FIXED).is_ok());
-        have && ring.set_buffer(slot, base, len).is_ok()
+        if !have {
+            return false;
+        }
+        let Err(error) = ring.set_buffer(slot, base, len) else { return true };
+        if error.raw_os_error() != Some(libc::ENOMEM) {
+            self.copied = COPIED;
+        }
+        false
     }
 }
