@@ -16,12 +16,12 @@
 //! roles, [`slot`] is the proof that a request was taken and is yet to be answered, [`notify`] is
 //! what a role tells its caller to do next, [`polling`] decides how long to look before sleeping,
 //! [`listener`] when to be woken by events, and [`protocol`] with [`wire`] is what the slots mean. [`packet`] is what network packets, which
-//! travel beside a ring, hold for either end to know.
+//! travel beside a ring, hold for either end to know. [`split`] is what virtio drivers have instead of a ring.
 //!
 //! Neither end trusts the other: what the peer controls is copied out once and checked as a copy,
 //! and an index that cannot be is a [`Fault`]. The ring says whether to notify; it never does.
 //!
-//! Nothing here allocates. Source: `xen/include/public/io/ring.h`, RELEASE-4.17.
+//! Nothing here allocates for a request. Source: `xen/include/public/io/ring.h`, RELEASE-4.17.
 #![no_std]
 
 extern crate alloc;
@@ -41,6 +41,7 @@ pub mod waiting;
 pub mod protocol;
 pub mod shared;
 pub mod slot;
+pub mod split;
 pub mod wire;
 
 pub use back::Back;

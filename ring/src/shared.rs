@@ -10,7 +10,7 @@
 //! atomics. Source: io/ring.h (RELEASE-4.17). Units: bytes.
 #![expect(unsafe_code, reason = "atomic access to memory that another domain writes")]
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use hypervisor::memory::Memory;
 
@@ -114,6 +114,38 @@ impl<M: Memory> Words for M {
                 let word = unsafe { AtomicU8::from_ptr(at.wrapping_add(n)) };
                 word.store(*byte, Ordering::Relaxed);
             }
+        }
+    }
+}
+
+/// Memory with indexes of 16 bits, as virtqueues have them. Everything that is [`Memory`] is this.
+pub trait Halves {
+    /// Loads the 16 bits at `offset`, a multiple of 2, acquiring what was released with them.
+    fn load_half(&self, offset: usize) -> u16;
+
+    /// Stores 16 bits, releasing what was written before.
+    fn store_half(&self, offset: usize, value: u16);
+}
+
+impl<M: Memory> Halves for M {
+    #[inline]
+    fn load_half(&self, offset: usize) -> u16 {
+        match self.at(offset, 2) {
+            Ok(at) if offset.is_multiple_of(2) => {
+                // SAFETY: as in `load`, with an offset that is a multiple of 2.
+                let half = unsafe { AtomicU16::from_ptr(at.cast()) };
+                u16::from_le(half.load(Ordering::Acquire))
+            }
+            _ => 0,
+        }
+    }
+
+    #[inline]
+    fn store_half(&self, offset: usize, value: u16) {
+        let Ok(at) = self.at(offset, 2) else { return };
+        if offset.is_multiple_of(2) {
+            // SAFETY: as in `load_half`.
+            unsafe { AtomicU16::from_ptr(at.cast()) }.store(value.to_le(), Ordering::Release);
         }
     }
 }

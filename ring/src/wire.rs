@@ -5,6 +5,7 @@
 
 pub mod blkif;
 pub mod netif;
+pub mod virtio_blk;
 
 /// The `N` bytes at `offset`; zeroes where there are none.
 #[inline]
