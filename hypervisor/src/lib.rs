@@ -32,6 +32,8 @@ pub mod size;
 pub mod store;
 #[cfg(all(feature = "embedded", any(test, feature = "test-util")))]
 pub mod testing;
+#[cfg(feature = "vhost-user")]
+pub mod vhost_user;
 #[cfg(feature = "xen")]
 pub mod xen;
 pub mod xenbus;

@@ -27,7 +27,7 @@ pub struct History {
 
 impl History {
     /// Takes in why a connection ended.
-    pub(super) fn ended(&mut self, error: &Error) {
+    pub(crate) fn ended(&mut self, error: &Error) {
         if let Error::Peer(fault) = error {
             self.count(&fault.what);
         }
@@ -44,7 +44,7 @@ impl History {
 
     /// Whether something may be said now of what a guest did. What may not is counted, and that is said
     /// with what next may.
-    pub(super) fn may_say(&mut self, words: &mut Words) -> bool {
+    pub(crate) fn may_say(&mut self, words: &mut Words) -> bool {
         match words.ration.take(Instant::now()) {
             Ok(()) => {
                 let unsaid = std::mem::take(&mut words.unsaid);
@@ -64,14 +64,14 @@ impl History {
 
 /// What may yet be said of a device.
 #[derive(Debug)]
-pub(super) struct Words {
+pub(crate) struct Words {
     ration: Ration,
     /// Since something was said.
     unsaid: u64,
 }
 
 impl Words {
-    pub(super) const fn new(ration: Ration) -> Self {
+    pub(crate) const fn new(ration: Ration) -> Self {
         Self { ration, unsaid: 0 }
     }
 }

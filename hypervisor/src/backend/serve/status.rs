@@ -49,13 +49,13 @@ pub struct Status {
 pub struct Board(Arc<Mutex<Status>>);
 
 impl Board {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (own, peer) = (State::Unknown, State::Unknown);
         let history = History::default();
         Self(Arc::new(Mutex::new(Status { guest: None, own, peer, history })))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Status> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Status> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
