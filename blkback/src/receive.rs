@@ -7,6 +7,8 @@
 //! Trust: what is taken is the peer's word, well-formed as bytes and nothing more. An index that
 //! cannot be is a [`PeerFault`] and ends the device. Source: io/ring.h (RELEASE-4.17).
 
+mod virtio;
+
 use hypervisor::{DomId, PeerFault};
 use ring::shared::Words;
 use ring::wire::blkif::{Blkif, Kind, Layout, Request, Response, Status, operation};
@@ -15,6 +17,8 @@ use ring::{Back, Notify, Recheck, ResponseSlot, RingIndex};
 use crate::acquire::{GuestMemory, InPage};
 use crate::segments::{Asked, Gather, Segment};
 use crate::validate::Refusal;
+
+pub use virtio::{Asking, Owed, VirtioQueue};
 
 /// A request as the peer wrote it, and the duty to answer it.
 #[derive(Debug)]
@@ -37,6 +41,21 @@ pub enum Answer {
     Failed,
     /// There is no such thing here, and asking again is of no use.
     Unsupported,
+}
+
+/// What became of a request when it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gathered {
+    /// It asks something of the disk.
+    Asked(Asked),
+    /// The transport has done it: it has nothing to do with the disk.
+    Done,
+}
+
+impl From<Asked> for Gathered {
+    fn from(asked: Asked) -> Self {
+        Self::Asked(asked)
+    }
 }
 
 /// Where requests come from and answers go.
@@ -67,7 +86,7 @@ pub trait Requests {
         memory: &mut G,
         unit: u32,
         into: &mut Vec<Segment<Self::Place>>,
-    ) -> Result<Asked, Refusal>;
+    ) -> Result<Gathered, Refusal>;
 
     /// Answers a request. The peer sees it with the next [`publish`](Self::publish).
     fn answer(&mut self, slot: Self::Slot, answer: Answer);
@@ -214,8 +233,8 @@ impl<L: Layout, M: Words> Requests for XenRing<L, M> {
         memory: &mut G,
         unit: u32,
         into: &mut Vec<Segment<InPage>>,
-    ) -> Result<Asked, Refusal> {
-        self.gather.gather(asked, memory, unit, into)
+    ) -> Result<Gathered, Refusal> {
+        self.gather.gather(asked, memory, unit, into).map(Gathered::Asked)
     }
 
     #[inline]

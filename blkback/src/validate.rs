@@ -7,7 +7,7 @@
 //! Source: `struct blkif_request` (io/blkif.h, RELEASE-4.17); `struct virtio_blk_req` (virtio 1.2,
 //! 5.2.6): positions are in 512-byte units whatever the disk's sectors, and must be multiples of those.
 
-use hypervisor::memory::MapFailed;
+use hypervisor::memory::{MapFailed, Outside};
 use ring::wire::blkif::SECTOR_SIZE;
 
 use crate::receive::Answer;
@@ -100,11 +100,15 @@ pub enum Refusal {
     GrantRefused,
     /// The hypervisor could not be asked.
     HostFailed,
+    /// Its data lies where the machine has no memory.
+    OutsideMemory,
+    /// It has data for the device to write where that is to read, or the other way round.
+    WrongDirection,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::UnknownOperation,
         Self::NoDiscard,
         Self::SegmentCount,
@@ -117,6 +121,8 @@ impl Refusal {
         Self::ReadOnly,
         Self::GrantRefused,
         Self::HostFailed,
+        Self::OutsideMemory,
+        Self::WrongDirection,
     ];
 
     /// What it is counted as.
@@ -135,6 +141,8 @@ impl Refusal {
             Self::ReadOnly => "read_only",
             Self::GrantRefused => "grant_refused",
             Self::HostFailed => "host_failed",
+            Self::OutsideMemory => "outside_memory",
+            Self::WrongDirection => "wrong_direction",
         }
     }
 
@@ -154,6 +162,12 @@ impl From<MapFailed> for Refusal {
             MapFailed::Refused { .. } => Self::GrantRefused,
             _ => Self::HostFailed,
         }
+    }
+}
+
+impl From<Outside> for Refusal {
+    fn from(_: Outside) -> Self {
+        Self::OutsideMemory
     }
 }
 

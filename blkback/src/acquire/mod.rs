@@ -1,7 +1,8 @@
 //! Makes the guest's bytes reachable: mapped for good, mapped for the request, or copied.
 //!
 //! Before: `throttle`. After: `submit`. Counterpart: `release`. The path sees [`GuestMemory`] only;
-//! [`Grants`] is what stands behind it where guests grant pages.
+//! [`Grants`] is what stands behind it where guests grant pages, [`Mapped`] where all of a machine's memory is
+//! there to be reached.
 //!
 //! Trust: references are the peer's and any of them may be refused; the request is then answered
 //! with an error and nothing of it stays mapped. Sources: io/blkif.h notes 7 and 8, grant_table.h
@@ -11,11 +12,13 @@ pub mod bounce;
 pub mod cache;
 pub mod grants;
 pub mod hold;
+pub mod ram;
 
 use hypervisor::memory::Memory;
 
 pub use grants::{Grants, InPage};
 pub use hold::{Hold, InFlight, Reached};
+pub use ram::{GuestAddress, Mapped};
 
 use crate::segments::{Body, Segment};
 use crate::validate::Refusal;

@@ -6,6 +6,7 @@
 //! After: `receive`. Trust: the values here were checked by the transport that read them; the ring's
 //! memory stays the peer's to write.
 
+pub mod vhost_user;
 pub mod xenbus;
 
 use hypervisor::DomId;

@@ -2,12 +2,14 @@
 //!
 //! [`KIND`] and the [`Service`](hypervisor::backend::Service) of [`Disks`] say what is a disk's own about that: the keys of
 //! `connect::xenbus`, and queues that serve the rings. What is to be served says the command line, for a disk
-//! of ours ([`order`]), or a toolstack ([`wish`]).
+//! of ours ([`order`]), or a toolstack ([`wish`]). [`machine`] is the same disk for a virtual machine over
+//! vhost-user.
 //!
 //! Before: `hypervisor::backend`. After: `connect`, and the queues.
 
 pub mod desk;
 pub mod keep;
+pub mod machine;
 pub mod order;
 pub mod queues;
 pub mod wish;
@@ -19,6 +21,7 @@ use crate::vdev::Vdev;
 
 pub use desk::DeviceDesk;
 pub use keep::Keep;
+pub use machine::MachineDisk;
 pub use queues::{Disks, Manner, Policy};
 pub use wish::Wish;
 

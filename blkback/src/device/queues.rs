@@ -36,11 +36,11 @@ const SECTOR: u64 = 512;
 /// A medium and those who serve it.
 #[derive(Debug)]
 pub struct Disks {
-    medium: Medium,
-    manner: Manner,
+    pub(super) medium: Medium,
+    pub(super) manner: Manner,
     image: Option<Image>,
-    serving: Arc<Serving>,
-    counted: Arc<Mutex<Counted>>,
+    pub(super) serving: Arc<Serving>,
+    pub(super) counted: Arc<Mutex<Counted>>,
     keep: Option<Keep>,
 }
 
@@ -57,13 +57,13 @@ pub struct Manner {
 
 /// What was and is counted.
 #[derive(Debug, Default)]
-struct Counted {
+pub(super) struct Counted {
     /// The connection that is served: of each queue its counters and its ring's slots.
-    now: Vec<(Arc<Stats>, u32)>,
+    pub(super) now: Vec<(Arc<Stats>, u32)>,
     /// All earlier ones together.
-    before: Snapshot,
+    pub(super) before: Snapshot,
     /// What moved bytes last.
-    engine: Option<&'static str>,
+    pub(super) engine: Option<&'static str>,
     /// Connections that were gone on with after another process had served them.
     resumed: u64,
     /// How long the last of them was served by nobody.
@@ -212,12 +212,12 @@ impl Disks {
     }
 }
 
-fn lock(counted: &Mutex<Counted>) -> MutexGuard<'_, Counted> {
+pub(super) fn lock(counted: &Mutex<Counted>) -> MutexGuard<'_, Counted> {
     counted.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a frontend is told of a medium.
-fn described(medium: &Medium, manner: Manner) -> Disk {
+pub(super) fn described(medium: &Medium, manner: Manner) -> Disk {
     let geometry = medium.geometry();
     // The size must be a multiple of the physical sector (io/blkif.h, `sectors`): an image that
     // ends within one has no such sectors as far as a frontend can tell.
@@ -292,7 +292,18 @@ where
         xenbus::describe(offer, &described(&self.medium, self.manner))
     }
 
-    fn change(&self, Resize { size }: Resize) -> Result<u64, Error> {
+    fn change(&self, resize: Resize) -> Result<u64, Error> {
+        self.resize(resize)
+    }
+}
+
+impl Disks {
+    /// Gives the disk another size; answers the size that it has from now on.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had, or the host cannot.
+    pub fn resize(&self, Resize { size }: Resize) -> Result<u64, Error> {
         let Some(image) = &self.image else {
             let have = self.medium.geometry().size;
             return match size {
@@ -307,9 +318,7 @@ where
         self.serving.sectors.store(size / SECTOR, Ordering::SeqCst);
         Ok(size)
     }
-}
 
-impl Disks {
     /// Serves `connection`. `waker` is woken when a queue ends before it was told to.
     ///
     /// # Errors
@@ -396,7 +405,7 @@ impl Disks {
 }
 
 /// Why a queue ended before it was told to.
-fn reason(ended: &Ended) -> Option<Error> {
+pub(super) fn reason(ended: &Ended) -> Option<Error> {
     match ended {
         Ended::Fault(fault) => Some(fault.clone().into()),
         Ended::Failed(error) => Some(error.clone().into()),

@@ -9,8 +9,8 @@ use ring::{Notify, Recheck, ResponseSlot};
 
 use super::{Cells, Journal};
 use crate::acquire::GuestMemory;
-use crate::receive::{Answer, Duty, RawRequest, Requests, Taken, XenRing};
-use crate::segments::{Asked, Segment};
+use crate::receive::{Answer, Duty, Gathered, RawRequest, Requests, Taken, XenRing};
+use crate::segments::Segment;
 use crate::validate::Refusal;
 
 /// What is taken from `R`, written down in `C`. What an earlier process took and owes comes first.
@@ -74,7 +74,7 @@ impl<R: Requests<Raw = Request>, C: Cells> Requests for Journaled<R, C> {
         memory: &mut G,
         unit: u32,
         into: &mut Vec<Segment<R::Place>>,
-    ) -> Result<Asked, Refusal> {
+    ) -> Result<Gathered, Refusal> {
         self.inner.gather(asked, memory, unit, into)
     }
 

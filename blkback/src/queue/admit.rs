@@ -5,7 +5,7 @@ use hypervisor::PeerFault;
 use super::{BATCH, Command, Queue};
 use crate::acquire::{GuestMemory, Unreached, Way};
 use crate::durability::free;
-use crate::receive::{RawRequest, Requests};
+use crate::receive::{Answer, Gathered, RawRequest, Requests};
 use crate::request::{Job, Ready, Request};
 use crate::segments::Body;
 use crate::validate::{Action, Refusal};
@@ -71,7 +71,17 @@ where
         let (rules, memory) = (&self.serving.rules, &mut self.memory);
         let gathered = self.requests.gather(&asked, memory, rules.sector_size, &mut body.segments);
         let sectors = self.serving.sectors.load(Ordering::Relaxed);
-        let checked = match gathered.and_then(|gathered| rules.check(&gathered, sectors)) {
+        let checked = match gathered {
+            Ok(Gathered::Asked(asked)) => rules.check(&asked, sectors),
+            Ok(Gathered::Done) => {
+                self.bodies.put(body);
+                self.requests.answer(slot, Answer::Done);
+                self.unpublished = true;
+                return;
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let checked = match checked {
             Ok(checked) => checked,
             Err(refusal) => {
                 self.bodies.put(body);

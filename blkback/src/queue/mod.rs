@@ -28,7 +28,7 @@ use hypervisor::{HostError, PeerFault};
 use ring::{Listener, Polling, Waiting};
 
 pub use control::{Command, Control, Ended, Serving};
-pub use start::{Handle, Parts, spawn};
+pub use start::{Handle, MachineParts, Parts, spawn, spawn_for_machine};
 
 use crate::acquire::{GuestMemory, InFlight};
 use crate::complete::complete;

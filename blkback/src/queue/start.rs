@@ -7,16 +7,17 @@ use std::thread::JoinHandle;
 
 use hypervisor::event::Channel;
 use hypervisor::memory::{Memory, Using};
+use hypervisor::vhost_user::{Bell, Region, Table};
 use hypervisor::{DomId, HostError};
 use ring::wire::blkif::{Layout as RingLayout, Native, X86_32, X86_64};
 
 use super::{Command, Control, Ended, Queue, Serving};
-use crate::acquire::{Grants, GuestMemory, Hold, InFlight, InPage};
+use crate::acquire::{Grants, GuestAddress, GuestMemory, Hold, InFlight, InPage, Mapped};
 use crate::connect::{Features, Layout, Link};
 use crate::engine::Engine;
 use crate::journal::{Journaled, Kept};
 use crate::policy::acquire::Reach;
-use crate::receive::{Requests, XenRing};
+use crate::receive::{Requests, VirtioQueue, XenRing};
 use crate::stats::Stats;
 
 /// What a queue of a Xen ring is made of.
@@ -103,14 +104,71 @@ where
     E: Engine<InFlight<Hold<U::Mapping>, InPage>>,
     F: FnOnce() -> Result<E, HostError> + Send + 'static,
 {
+    let (name, stats) = (parts.name.clone(), Arc::clone(&parts.stats));
+    thread(name, stats, move |control| serve(parts, control, engine), at_end)
+}
+
+/// What a queue of a virtual machine's is made of.
+#[derive(Debug)]
+pub struct MachineParts {
+    /// The thread's name.
+    pub name: String,
+    /// Where requests come from.
+    pub requests: VirtioQueue,
+    /// The machine's memory.
+    pub memory: Arc<Table>,
+    /// By which it is told of requests, and tells of answers.
+    pub bell: Bell,
+    /// What the device's queues have in common.
+    pub serving: Arc<Serving>,
+    /// Where to count.
+    pub stats: Arc<Stats>,
+}
+
+/// Starts a queue of a virtual machine's, otherwise as [`spawn`] does.
+///
+/// # Errors
+///
+/// There is no descriptor or thread to be had.
+pub fn spawn_for_machine<E, F>(
+    parts: MachineParts,
+    engine: F,
+    at_end: impl FnOnce(&Ended) + Send + 'static,
+) -> Result<Handle, HostError>
+where
+    E: Engine<InFlight<Hold<Arc<Region>>, GuestAddress>>,
+    F: FnOnce() -> Result<E, HostError> + Send + 'static,
+{
+    let MachineParts { name, requests, memory, bell, serving, stats } = parts;
+    let theirs = Arc::clone(&stats);
+    let serve = move |control| {
+        let engine = match engine() {
+            Ok(engine) => engine,
+            Err(error) => return Ended::Failed(error),
+        };
+        theirs.reissued.add(requests.owed() as u64);
+        // Whoever published last may have been killed before it said so.
+        if let Err(error) = bell.notify() {
+            return Ended::Failed(error);
+        }
+        run(requests, (Mapped::new(memory), engine, bell), (serving, control), theirs)
+    };
+    thread(name, stats, serve, at_end)
+}
+
+fn thread(
+    name: String,
+    stats: Arc<Stats>,
+    serve: impl FnOnce(Arc<Control>) -> Ended + Send + 'static,
+    at_end: impl FnOnce(&Ended) + Send + 'static,
+) -> Result<Handle, HostError> {
     let control = Control::new()?;
-    let stats = Arc::clone(&parts.stats);
     let theirs = Arc::clone(&control);
     let thread = std::thread::Builder::new()
-        .name(parts.name.clone())
+        .name(name)
         .spawn(move || {
             // Whoever waits for this end is told of it, even of a panic before the loop.
-            let serve = AssertUnwindSafe(|| serve(parts, theirs, engine));
+            let serve = AssertUnwindSafe(|| serve(theirs));
             let ended = catch_unwind(serve).unwrap_or_else(|_| Ended::Failed(panicked()));
             at_end(&ended);
             ended

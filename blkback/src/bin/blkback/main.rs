@@ -2,6 +2,7 @@
 
 mod ctl;
 mod device;
+mod machine;
 mod options;
 mod start;
 mod stats;
@@ -19,9 +20,10 @@ fn main() -> ExitCode {
     outcome::log();
     let done = match &cli.command {
         None if cli.serve.watch => watch::run(&cli.serve, None),
-        None => match &cli.serve.device {
-            Some(spot) => device::run(&cli.serve, spot),
-            None => start::run(&cli.serve),
+        None => match (&cli.serve.device, &cli.serve.vhost_user) {
+            (Some(spot), _) => device::run(&cli.serve, spot),
+            (None, Some(path)) => machine::run(&cli.serve, path),
+            (None, None) => start::run(&cli.serve),
         },
         Some(Command::Ctl(ctl)) => ctl::run(ctl),
         Some(Command::Completions { shell }) => {

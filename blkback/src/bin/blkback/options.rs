@@ -18,6 +18,7 @@ Examples:
   blkback --image /dev/vg0/data --queues 2 --limit-iops 5000 --stats
   blkback --engine null --size 1T --poll       measure what lies in front of the image
   blkback --watch                              serve the disks of all guests that xl starts
+  blkback --image disk.img --vhost-user /run/vm1.sock   serve a virtual machine of QEMU's
   blkback ctl list                             what is served here, and to whom
   blkback ctl resize 20G                       grow the image while the guest uses it
 
@@ -120,6 +121,17 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIRECTORY")]
     #[arg(conflicts_with_all = ["domain", "vdev", "image", "size", "readonly", "cdrom", "removable"])]
     pub(crate) device: Option<Spot>,
+    /// Serve a virtual machine of another process (QEMU, cloud-hypervisor, crosvm): listen at this
+    /// socket for its monitor, by the vhost-user protocol.
+    #[arg(long, value_name = "PATH")]
+    #[arg(conflicts_with_all = ["domain", "watch", "device", "cdrom", "removable", "journal"])]
+    pub(crate) vhost_user: Option<PathBuf>,
+    /// The monitor listens there: connect to it, and again whenever it went away.
+    #[arg(long, requires = "vhost_user")]
+    pub(crate) reconnect: bool,
+    /// The disk's serial number for a virtual machine's driver: 20 bytes at most.
+    #[arg(long, value_name = "NAME", requires = "vhost_user", value_parser = serial)]
+    pub(crate) serial: Option<String>,
     /// The guest to serve, by name (waited for) or number; the disk is made for it. Without it, on
     /// Xen: every disk that is configured for this image; on the embedded hypervisor: the guest
     /// named guest.
@@ -189,6 +201,14 @@ pub(crate) struct Serve {
     /// Where the control socket lies, if not in the hypervisor's runtime folder.
     #[arg(long, value_name = "PATH")]
     pub(crate) control: Option<PathBuf>,
+}
+
+/// What a disk can be named by for a virtual machine's driver.
+fn serial(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 20 || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err("a serial number has 1 to 20 printable characters".into());
+    }
+    Ok(text.to_owned())
 }
 
 /// A kind of device, as it stands in the store's paths.

@@ -143,7 +143,7 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
 }
 
 /// The medium, and the image where it is one.
-fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
+pub(crate) fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
     let sector_size = options.sector_size.unwrap_or(512);
     let Some(choice) = options.engine.choice() else {
         if let Some(image) = &options.image {
@@ -212,7 +212,7 @@ pub(crate) fn usual_queues() -> u16 {
 }
 
 /// The image's full path, or what stands for it.
-fn name(options: &Serve, disks: &Disks) -> String {
+pub(crate) fn name(options: &Serve, disks: &Disks) -> String {
     match &options.image {
         Some(path) => {
             let full = std::fs::canonicalize(path);

@@ -1,0 +1,79 @@
+//! `blkback --vhost-user`: serves a virtual machine that another process runs.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use blkback::connect::vhost_user::MAX_QUEUES;
+use blkback::device::{DeviceDesk, Disks, MachineDisk, Resize};
+use blkback::policy::acquire::Mapping;
+use hypervisor::daemon::control::{Server, socket};
+use hypervisor::daemon::{outcome, signals};
+use hypervisor::embedded::Place;
+use hypervisor::size;
+use hypervisor::vhost_user::{Door, Serving};
+use serde_json::json;
+
+use crate::options::Serve;
+use crate::start::{NAME, engine_name, name, open, policy, regret};
+use crate::stats;
+
+/// Serves the machine whose monitor comes, or listens, at `path`.
+pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
+    // Before any thread is there, so that all of them leave signals to one.
+    let signals = signals::hold()?;
+    let queues = options.queues.unwrap_or(MAX_QUEUES);
+    let (medium, image) = open(options, queues)?;
+    // Nothing is mapped for a request: all of the machine's memory is there.
+    let disks = Arc::new(Disks::new(medium, image, &policy(options, Mapping::Cheap)));
+    let door = if options.reconnect { Door::connect(path) } else { Door::listen(path)? };
+    let serving = Serving::new(door)?;
+    let image = name(options, &disks);
+    let serial = options.serial.clone().unwrap_or_else(|| "domkit".to_owned());
+    let device = MachineDisk::new(Arc::clone(&disks), queues, &serial, serving.waker());
+    let desk = DeviceDesk {
+        disks: Arc::clone(&disks),
+        board: serving.board(),
+        slot: serving.slot(),
+        image: image.clone(),
+        engine: engine_name(options, &disks),
+        vdev: "virtio-blk".to_owned(),
+        wanted: path.display().to_string(),
+    };
+    let control = match &options.control {
+        Some(path) => path.clone(),
+        None => {
+            let place = Place::standard();
+            place.prepare()?;
+            let served = Path::new(&desk.image).file_stem().unwrap_or_default();
+            socket::path_for(NAME, place.folder(), &served.to_string_lossy())
+        }
+    };
+    let listening = Server::start(&control, desk)?;
+    signals::pass_on(signals, serving.slot())?;
+    ready(options, &disks, &image, path, listening.path());
+    let printer = options.stats.then(|| stats::print(&disks, options.json)).transpose()?;
+    let ended = serving.run(&device, |resize: Resize| disks.resize(resize));
+    drop(printer);
+    drop(listening);
+    ended?;
+    outcome::say(options.json, "detached", &json!({ "ended": "detached" }));
+    regret(&disks, &image)
+}
+
+fn ready(options: &Serve, disks: &Disks, image: &str, path: &Path, control: &Path) {
+    let geometry = disks.medium().geometry();
+    let line = format!(
+        "ready: {image} ({}{}) over vhost-user at {}; control socket {}",
+        size::show(geometry.size),
+        if geometry.read_only { ", read-only" } else { "" },
+        path.display(),
+        control.display()
+    );
+    let object = json!({ "ready": {
+        "image": image, "size": geometry.size, "sector_size": geometry.sector_size,
+        "read_only": geometry.read_only, "direct": geometry.direct,
+        "vhost_user": path.display().to_string(), "control": control.display().to_string(),
+    }});
+    outcome::ready(options.json, &line, &object);
+}
