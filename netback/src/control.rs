@@ -237,7 +237,7 @@ fn answer<U: Using>(
         Operation::DelGrefMapping(list) => {
             let mut removed = 0;
             let status = with_list(domain, peer, serving, list, |kept, grefs| {
-                removed = kept.remove(grefs);
+                removed = kept.remove(domain, peer, grefs);
                 let mut bytes: Vec<u8> = grefs.iter().flat_map(Gref::encode).collect();
                 let (gref, direction) = (list.gref, Direction::ToPeer);
                 match copy(domain, peer, gref, direction, &mut bytes) {

@@ -8,21 +8,27 @@
 //! names is mapped as any grant is, bounded in number, and the offsets of what lies in it are checked with
 //! each copy. Source: "Static Grants", "Control messages" in io/netif.h (RELEASE-4.17).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use hypervisor::memory::{Access, Memory, Using};
-use hypervisor::{DomId, GrantRef};
+use hypervisor::memory::{Access, MapFailed, Memory, Using};
+use hypervisor::{DomId, GrantRef, PAGE_SIZE};
 use ring::wire::netif::control::{Gref, Status};
 
 /// Grants that a queue keeps at most: two rings' worth of pages, and as much again.
 pub const MOST: usize = 1024;
 
-/// A page that stays mapped.
+/// Pages that are mapped side by side, at most: to give up one of them, the others are mapped anew.
+const RUN: usize = 32;
+
+/// A page that stays mapped, together with those that were named with it.
+#[derive(Clone)]
 struct Page {
-    memory: Box<dyn Memory + Send + Sync>,
+    run: Arc<dyn Memory + Send + Sync>,
+    /// Where it begins there.
+    at: usize,
     access: Access,
 }
 
@@ -59,25 +65,29 @@ impl Kept {
         self.len() == 0
     }
 
-    /// Maps what `peer` granted as `list`, all or none.
+    /// Maps what `peer` granted as `list`, all or none, several side by side.
     pub fn add<U: Using>(&self, domain: &U, peer: DomId, list: &[Gref]) -> Status {
         let mut pages = self.change();
         if pages.len().saturating_add(list.len()) > MOST {
             return Status::INVALID_PARAMETER;
         }
-        let mut new = Pages::new();
+        let mut names = BTreeSet::new();
         for Gref { gref, flags, .. } in list {
-            let read_only = flags & Gref::READ_ONLY != 0;
-            let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
             let unknown = flags & !Gref::READ_ONLY != 0;
-            if unknown || pages.contains_key(&gref.0) || new.contains_key(&gref.0) {
+            if unknown || pages.contains_key(&gref.0) || !names.insert(gref.0) {
                 return Status::INVALID_PARAMETER;
             }
-            // One by one, for one by one they are given up.
-            let Ok(mapping) = domain.map(peer, &[*gref], access) else {
-                return Status::INVALID_PARAMETER;
-            };
-            new.insert(gref.0, Page { memory: Box::new(mapping), access });
+        }
+        let mut new = Pages::new();
+        for access in [Access::ReadOnly, Access::ReadWrite] {
+            let wanted = |entry: &&Gref| access_of(entry) == access;
+            let grefs: Vec<GrantRef> = list.iter().filter(wanted).map(|entry| entry.gref).collect();
+            for grefs in grefs.chunks(RUN) {
+                match run(domain, peer, grefs, access) {
+                    Ok(mut run) => new.append(&mut run),
+                    Err(_) => return Status::INVALID_PARAMETER,
+                }
+            }
         }
         pages.append(&mut new);
         self.many.store(pages.len(), Ordering::Relaxed);
@@ -85,19 +95,36 @@ impl Kept {
     }
 
     /// Gives up what `list` names, and says in it of each whether there was such a one. Says how many
-    /// there were.
-    pub fn remove(&self, list: &mut [Gref]) -> u32 {
+    /// there were. What was mapped together with one of them, and stays, is mapped anew, so that nothing
+    /// is left of those; where that is refused, it does not stay.
+    pub fn remove<U: Using>(&self, domain: &U, peer: DomId, list: &mut [Gref]) -> u32 {
         let mut pages = self.change();
-        let mut removed = 0_u32;
+        let (mut removed, mut runs) = (0_u32, Vec::<Page>::new());
         for entry in list {
             let status = match pages.remove(&entry.gref.0) {
-                Some(_) => {
+                Some(page) => {
                     removed = removed.saturating_add(1);
+                    if !runs.iter().any(|one| Arc::ptr_eq(&one.run, &page.run)) {
+                        runs.push(page);
+                    }
                     Status::SUCCESS
                 }
                 None => Status::INVALID_PARAMETER,
             };
             entry.status = status.0 as u16;
+        }
+        for one in runs {
+            let with = pages.iter().filter(|(_, page)| Arc::ptr_eq(&page.run, &one.run));
+            let stay: Vec<GrantRef> = with.map(|(gref, _)| GrantRef(*gref)).collect();
+            for gref in &stay {
+                pages.remove(&gref.0);
+            }
+            match run(domain, peer, &stay, one.access) {
+                Ok(mut anew) => pages.append(&mut anew),
+                Err(error) => {
+                    tracing::warn!(pages = stay.len(), "grants stay no longer mapped: {error}")
+                }
+            }
         }
         self.many.store(pages.len(), Ordering::Relaxed);
         removed
@@ -114,6 +141,33 @@ impl Kept {
     }
 }
 
+fn access_of(entry: &Gref) -> Access {
+    if entry.flags & Gref::READ_ONLY != 0 { Access::ReadOnly } else { Access::ReadWrite }
+}
+
+/// Maps `grefs` side by side: one mapping costs as much as one page's.
+fn run<U: Using>(
+    domain: &U,
+    peer: DomId,
+    grefs: &[GrantRef],
+    access: Access,
+) -> Result<Pages, MapFailed> {
+    if grefs.is_empty() {
+        return Ok(Pages::new());
+    }
+    let run: Arc<dyn Memory + Send + Sync> = Arc::new(domain.map(peer, grefs, access)?);
+    let page = |at| Page { run: Arc::clone(&run), at, access };
+    let places = (0..).step_by(PAGE_SIZE);
+    Ok(grefs.iter().zip(places).map(|(gref, at)| (gref.0, page(at))).collect())
+}
+
+/// Where `len` bytes at `offset` of a page lie in its run, if they lie in the page.
+fn place(page: &Page, offset: u16, len: usize) -> Option<usize> {
+    let offset = usize::from(offset);
+    (offset.checked_add(len)? <= PAGE_SIZE).then_some(())?;
+    page.at.checked_add(offset)
+}
+
 /// Grants that stay mapped for now.
 pub struct Look<'a>(RwLockReadGuard<'a, Pages>);
 
@@ -124,7 +178,8 @@ impl Look<'_> {
     #[must_use]
     pub fn read(&self, gref: GrantRef, offset: u16, into: &mut [u8]) -> Option<bool> {
         let page = self.0.get(&gref.0)?;
-        Some(page.memory.read_at(offset.into(), into).is_ok())
+        let at = place(page, offset, into.len());
+        Some(at.is_some_and(|at| page.run.read_at(at, into).is_ok()))
     }
 
     /// Copies bytes into a page, at `offset`; as [`read`](Self::read).
@@ -133,6 +188,7 @@ impl Look<'_> {
     pub fn write(&self, gref: GrantRef, offset: u16, from: &[u8]) -> Option<bool> {
         let page = self.0.get(&gref.0)?;
         let may = page.access == Access::ReadWrite;
-        Some(may && page.memory.write_at(offset.into(), from).is_ok())
+        let at = place(page, offset, from.len()).filter(|_| may);
+        Some(at.is_some_and(|at| page.run.write_at(at, from).is_ok()))
     }
 }

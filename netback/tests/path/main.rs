@@ -3,6 +3,7 @@
 
 mod frontend;
 mod hostile;
+mod kept;
 mod killed;
 mod packets;
 mod property;

@@ -47,7 +47,7 @@ const FAR: usize = 64;
 /// Two domains on a machine.
 pub(crate) struct Scene {
     pub(crate) guest: Domain,
-    back: Domain,
+    pub(crate) back: Domain,
     _machine: Machine,
 }
 
