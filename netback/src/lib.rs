@@ -35,7 +35,7 @@ pub mod segment;
 
 // What a packet is while it is here.
 pub mod buffer;
-pub mod vnet;
+pub use ring::packet::vnet;
 
 // What holds the stages together.
 pub mod queue;

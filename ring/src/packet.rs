@@ -15,6 +15,7 @@ pub mod segment;
 pub mod steering;
 pub mod toeplitz;
 pub mod transport;
+pub mod vnet;
 
 pub use checksum::Sum;
 pub use headers::{Addresses, Headers, Malformed, Protocol, Transport};

@@ -1,43 +1,30 @@
-//! The header that stands in front of a packet on a TAP, and what it says of the packet.
-//!
-//! ```text
-//!  0     1        2        4        6           8            10          12
-//!  +-----+--------+--------+--------+-----------+------------+-----------+
-//!  |flags|gso type|hdr_len |gso_size|csum_start |csum_offset |num_buffers|
-//!  +-----+--------+--------+--------+-----------+------------+-----------+
-//! ```
+//! What a packet's header on a TAP says, and what a backend is told of it, in each other's words.
 //!
 //! Where a backend only says *that* a checksum is blank, the kernel wants to know where it is: that is
 //! found in a copy of the packet's headers, which is the one that the kernel is then given.
 //!
-//! Little-endian. Source: `virtio_net_hdr` in section 5.1.6 of virtio 1.2. Units: bytes.
+//! The header is [`Header`]. Units: bytes.
 
+use ring::packet::vnet::{Header, flags, gso};
 use ring::packet::{Addresses, Headers};
 use ring::wire::netif::chain::{Checksum, Offload};
 use ring::wire::netif::extra::{Gso, GsoProtocol};
 
 /// Bytes of one, with `num_buffers`.
-pub(super) const SIZE: usize = 12;
-
-const NEEDS_CSUM: u8 = 1;
-const DATA_VALID: u8 = 2;
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
+pub(super) const SIZE: usize = Header::SIZE;
 
 /// What the kernel says of a packet; `None` where that cannot be told to a backend.
 pub(super) fn decode(header: &[u8; SIZE]) -> Option<Offload> {
-    let [flags, gso_type, _, _, a, b, ..] = *header;
-    let size = u16::from_le_bytes([a, b]);
-    let gso = match gso_type {
-        GSO_NONE => None,
-        GSO_TCPV4 => Some(Gso::new(GsoProtocol::TcpV4, size)),
-        GSO_TCPV6 => Some(Gso::new(GsoProtocol::TcpV6, size)),
+    let header = Header::decode(header);
+    let gso = match header.gso_type {
+        gso::NONE => None,
+        gso::TCPV4 => Some(Gso::new(GsoProtocol::TcpV4, header.gso_size)),
+        gso::TCPV6 => Some(Gso::new(GsoProtocol::TcpV6, header.gso_size)),
         _ => return None,
     };
-    let checksum = if flags & NEEDS_CSUM != 0 {
+    let checksum = if header.flags & flags::NEEDS_CSUM != 0 {
         Checksum::Blank
-    } else if flags & DATA_VALID != 0 {
+    } else if header.flags & flags::DATA_VALID != 0 {
         Checksum::Validated
     } else {
         Checksum::Unchecked
@@ -48,44 +35,31 @@ pub(super) fn decode(header: &[u8; SIZE]) -> Option<Offload> {
 /// What the kernel is told of a packet of `size` bytes that begins with `head`; `None` where what the
 /// backend says of it cannot be.
 pub(super) fn encode(offload: &Offload, head: &[u8], size: usize) -> Option<[u8; SIZE]> {
-    let mut header = [0; SIZE];
-    let [
-        flags,
-        gso_type,
-        len_low,
-        len_high,
-        size_low,
-        size_high,
-        start_low,
-        start_high,
-        at_low,
-        at_high,
-        ..,
-    ] = &mut header;
+    let mut header = Header::default();
     if offload.gso.is_none() && offload.checksum != Checksum::Blank {
-        *flags = if offload.checksum == Checksum::Validated { DATA_VALID } else { 0 };
-        return Some(header);
+        header.flags = if offload.checksum == Checksum::Validated { flags::DATA_VALID } else { 0 };
+        return Some(header.encode());
     }
     let found = Headers::find_in(head, size).ok()?;
     let transport = found.transport()?;
-    let narrow = |value: usize| u16::try_from(value).ok().map(u16::to_le_bytes);
-    *flags = NEEDS_CSUM;
-    [*start_low, *start_high] = narrow(transport.at)?;
-    [*at_low, *at_high] = narrow(transport.protocol.checksum_offset())?;
-    if let Some(gso) = offload.gso {
+    let narrow = |value: usize| u16::try_from(value).ok();
+    header.flags = flags::NEEDS_CSUM;
+    header.csum_start = narrow(transport.at)?;
+    header.csum_offset = narrow(transport.protocol.checksum_offset())?;
+    if let Some(asked) = offload.gso {
         let v4 = matches!(found.ip.as_ref()?.addresses, Addresses::V4(_));
-        *gso_type = match gso.protocol()? {
-            GsoProtocol::TcpV4 if v4 => GSO_TCPV4,
-            GsoProtocol::TcpV6 if !v4 => GSO_TCPV6,
+        header.gso_type = match asked.protocol()? {
+            GsoProtocol::TcpV4 if v4 => gso::TCPV4,
+            GsoProtocol::TcpV6 if !v4 => gso::TCPV6,
             _ => return None,
         };
         if transport.protocol != ring::packet::Protocol::Tcp {
             return None;
         }
-        [*len_low, *len_high] = narrow(transport.payload)?;
-        [*size_low, *size_high] = gso.size.to_le_bytes();
+        header.hdr_len = narrow(transport.payload)?;
+        header.gso_size = asked.size;
     }
-    Some(header)
+    Some(header.encode())
 }
 
 #[cfg(test)]
