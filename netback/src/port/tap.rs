@@ -78,7 +78,9 @@ impl Tap {
         interface::join_bridge(&self.name, bridge)
     }
 
-    /// Has the kernel do what a guest with these features does not.
+    /// Has the kernel do what a guest with these features does not. It always cuts large UDP (USO): there is
+    /// no such type of segments between Xen's frontends and backends (`XEN_NETIF_GSO_TYPE_*` in io/netif.h),
+    /// and cut here, one packet would fill what may wait for the guest with dozens.
     ///
     /// # Errors
     ///
