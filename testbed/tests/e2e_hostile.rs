@@ -5,15 +5,15 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use blkback::control::Request;
 use hypervisor::daemon::control::Client;
 use hypervisor::embedded::Place;
 use serde_json::Value;
-use testbed::hostile::{self, Case, Stage, honest};
-use testbed::scene::{PATIENCE, Process, Scene, until};
+use testbed::hostile::siege::{self, Attacked, Held};
+use testbed::hostile::{self, Stage, honest};
+use testbed::scene::{Process, Scene};
 
 /// Pages that honest guests use of their disks.
 const PAGES: u64 = 16;
@@ -46,54 +46,26 @@ impl Daemon {
             .ask(request)?
             .map_err(anyhow::Error::msg)
     }
-
-    /// How often `name` was counted since the daemon began: as a reason, a fault or a counter.
-    fn counted(&self, name: &str) -> Result<u64> {
-        let counters = self.ask(&Request::Counters)?;
-        let ever = counters.get("ever").context("no sums")?;
-        let device = self.ask(&Request::List)?;
-        let all = [
-            ever.get("refused").and_then(|refused| refused.get(name)),
-            ever.get(name),
-            device.get("faults").and_then(|faults| faults.get(name)),
-        ];
-        Ok(all.into_iter().flatten().filter_map(Value::as_u64).sum())
-    }
-
-    /// Plays `case` until all that it should leave behind is counted: what a race brings about is
-    /// not the same in every round.
-    fn suffer(&mut self, case: &Case) -> Result<()> {
-        let before: Vec<u64> =
-            case.counted.iter().map(|name| self.counted(name)).collect::<Result<_>>()?;
-        let began = Instant::now();
-        loop {
-            (case.play)(&self.stage)?;
-            let mut missing = Vec::new();
-            for (name, before) in case.counted.iter().zip(&before) {
-                if self.counted(name)? <= *before {
-                    missing.push(*name);
-                }
-            }
-            if missing.is_empty() {
-                break;
-            }
-            ensure!(began.elapsed() < PATIENCE, "never counted: {missing:?}");
-        }
-        ensure!(self.process.runs(), "the daemon is gone:\n{}", self.process.written());
-        honest::visit(&self.stage, PAGES).context("the next guest")
-    }
 }
 
-/// Private memory in KiB and open descriptors, each the least of many looks: what is only there for
-/// a moment is no leak.
-fn least(process: &Process) -> Result<(u64, usize)> {
-    let mut least = (u64::MAX, usize::MAX);
-    for _ in 0..20 {
-        least.0 = least.0.min(process.private_kib()?);
-        least.1 = least.1.min(process.descriptors()?);
-        std::thread::sleep(Duration::from_millis(20));
+impl Attacked for Daemon {
+    fn says(&self) -> Result<[Value; 2]> {
+        let counters = self.ask(&Request::Counters)?;
+        let ever = counters.get("ever").context("no sums")?;
+        Ok([ever.clone(), self.ask(&Request::List)?])
     }
-    Ok(least)
+
+    fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    fn visit(&self) -> Result<()> {
+        honest::visit(&self.stage, PAGES)
+    }
 }
 
 /// Uses a disk until told to stop, counting how often all of it was checked.
@@ -107,51 +79,22 @@ fn use_disk(stage: &Stage, over: &AtomicBool, turns: &AtomicU64) -> Result<()> {
     honest.close()
 }
 
-/// Plays every case once. The other guest gets through its disk at least once meanwhile, or soon
-/// after where a case was short.
-fn play_all(attacked: &mut Daemon, turns: &AtomicU64) -> Result<()> {
-    for case in hostile::all() {
-        let before = turns.load(Ordering::Relaxed);
-        eprintln!("{}", case.name);
-        attacked.suffer(case).with_context(|| format!("case {}", case.name))?;
-        let what = format!("the other guest's disk is served beside {}", case.name);
-        until(&what, || Ok(turns.load(Ordering::Relaxed) > before))?;
-    }
-    Ok(())
-}
-
-fn siege(scene: &Scene) -> Result<()> {
+fn besiege(scene: &Scene) -> Result<()> {
     let hypervisor = scene.hypervisor()?;
     let mut attacked = Daemon::start(scene, "attacker")?;
     let other = Daemon::start(scene, "other")?;
-    let (over, turns) = (AtomicBool::new(false), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        let user = scope.spawn(|| use_disk(&other.stage, &over, &turns));
-        let mut played = || -> Result<()> {
-            // The first time around caches, threads and tables grow to their size.
-            play_all(&mut attacked, &turns)?;
-            let early = [least(&attacked.process)?, least(&hypervisor)?];
-            for _ in 0..2 {
-                play_all(&mut attacked, &turns)?;
-            }
-            let late = [least(&attacked.process)?, least(&hypervisor)?];
-            for (name, early, late) in
-                [("blkback", early[0], late[0]), ("hypervisor", early[1], late[1])]
-            {
-                ensure!(late.0 <= early.0 + 4096, "{name} had {early:?} and has {late:?} KiB");
-                ensure!(late.1 <= early.1 + 4, "{name} had {early:?} and has {late:?} descriptors");
-            }
-            Ok(())
-        };
-        let played = played();
-        over.store(true, Ordering::Relaxed);
-        let used = user.join().expect("the other guest panicked");
-        // Where both went wrong, the other guest's end says whose fault it was.
-        match (played, used.context("the other guest")) {
-            (Err(one), Err(other)) => Err(one.context(format!("{other:#}"))),
-            (played, used) => played.and(used),
+    let play = |turns: &AtomicU64| {
+        // The first time around caches, threads and tables grow to their size.
+        attacked.suffer_all(hostile::all(), turns)?;
+        let early = [Held::by(&attacked.process)?, Held::by(&hypervisor)?];
+        for _ in 0..2 {
+            attacked.suffer_all(hostile::all(), turns)?;
         }
-    })?;
+        let late = [Held::by(&attacked.process)?, Held::by(&hypervisor)?];
+        early[0].demand("blkback", late[0], 4096)?;
+        early[1].demand("hypervisor", late[1], 4096)
+    };
+    siege::beside(|over, turns| use_disk(&other.stage, over, turns), play)?;
     attacked.process.end()?;
     other.process.end()?;
     hypervisor.end()?;
@@ -161,7 +104,7 @@ fn siege(scene: &Scene) -> Result<()> {
 #[test]
 fn hostile_guests_are_survived_and_counted_and_harm_nobody_else() {
     let scene = Scene::new("hostile").unwrap();
-    if let Err(error) = siege(&scene) {
+    if let Err(error) = besiege(&scene) {
         scene.print_logs();
         panic!("{error:#}");
     }

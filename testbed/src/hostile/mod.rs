@@ -5,7 +5,7 @@
 //! looked at or under way ([`races`]), to its keys in the store ([`keys`]), and by coming, going and
 //! dying ([`lives`]). A case plays one round: it joins as a new domain, does its mischief, checks what
 //! a frontend can see of how it was taken, and goes. What the backend should have counted is named
-//! beside it. [`honest`] is the guest that all of them would like to harm.
+//! beside it. [`honest`] is the guest that all of them would like to harm. [`siege`] plays them.
 //!
 //! Trust: none; this is the attacker. Nothing here goes around the hypervisor: what it does, any
 //! guest can do.
@@ -20,6 +20,7 @@ pub mod lengths;
 pub mod lives;
 pub mod net;
 pub mod races;
+pub mod siege;
 
 use anyhow::Result;
 
