@@ -23,7 +23,7 @@ use netback::control;
 use netback::credit::Rate;
 use netback::filter::Sources;
 use netback::offload::{LEAST_SEGMENT, Sums};
-use netback::port::{Port, Turned};
+use netback::port::{Port, Readable, Turned};
 use netback::queue::{Control, Ended, Queue, Serving};
 use netback::stats::Stats;
 use netback::vnet::{Header, flags, gso};
@@ -296,7 +296,7 @@ impl Port for Wire {
         _: &[BorrowedFd<'_>],
         _: bool,
         _: Option<Duration>,
-    ) -> Result<(), HostError> {
+    ) -> Result<Readable, HostError> {
         let mut state = self.state.borrow_mut();
         if state.script.is_over() {
             state.waited += 1;
@@ -305,7 +305,8 @@ impl Port for Wire {
         } else {
             state.act();
         }
-        Ok(())
+        // Whoever looks finds out which of them are.
+        Ok((0..3).collect())
     }
 
     fn carrier(&mut self, _: bool) -> Result<(), HostError> {
