@@ -29,6 +29,13 @@ pub enum Request {
         /// Bytes a second.
         bytes: Option<u64>,
     },
+    /// Answer what is under way, leave the disk as it is for the next process, and end. Refused where that
+    /// reads other formats of the journal.
+    Handover {
+        /// Those that it reads; without one, it is the same program that goes on.
+        #[serde(default)]
+        formats: Option<Vec<u64>>,
+    },
     /// Take the disk away from the guest, and end.
     Detach {
         /// Without waiting for the guest to let go of it.
@@ -43,6 +50,9 @@ pub enum Request {
 pub struct Device {
     /// The daemon's process.
     pub pid: u32,
+    /// The domain that it is.
+    #[serde(default)]
+    pub domain: u16,
     /// The image's path, or the engine's name where there is no image.
     pub image: String,
     /// In bytes.

@@ -506,7 +506,7 @@ fn limits_are_heard_and_only_images_are_resized() {
     let mut guest = Guest::new(&machine, "guest");
     guest.connect(1, 1);
     backend.disks.limits().set(Some(100), Some(1 << 20));
-    backend.slot.put(Message::Wake).unwrap();
+    backend.slot.ask(PATIENCE, |reply| Message::Wake { reply }).unwrap();
     let (reply, answer) = sync_channel(1);
     backend.slot.put(Message::Change { change: Resize { size: Some(1 << 21) }, reply }).unwrap();
     let refused = answer.recv_timeout(PATIENCE).unwrap().unwrap_err();

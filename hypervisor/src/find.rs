@@ -100,7 +100,16 @@ impl Embedded {
         }
     }
 
-    /// The same, and where another domain has that name, by one that tells us apart: several of a kind
+    /// Becomes one more process of the domain `id`.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the hypervisor refuses.
+    pub fn enter(&self, id: DomId) -> Result<Domain, Error> {
+        Domain::enter(&self.place, id)
+    }
+
+    /// The same as [`join`](Self::join), and where another domain has that name, by one that tells us apart: several of a kind
     /// of daemon may run.
     ///
     /// # Errors
@@ -269,6 +278,15 @@ fn choose(wanted: Option<OsString>, on_xen: bool) -> Result<Kind, ConfigError> {
         _ => "is no kind of hypervisor; use xen or embedded, or leave it unset",
     };
     Err(ConfigError::new(HYPERVISOR_VARIABLE, shown, problem))
+}
+
+/// The domain that the environment names for this program.
+///
+/// # Errors
+///
+/// It names none.
+pub fn named_domain() -> Result<Option<DomId>, ConfigError> {
+    chosen_domain(env::var_os(DOMAIN_VARIABLE))
 }
 
 /// The domain that the environment names.

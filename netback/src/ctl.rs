@@ -37,6 +37,8 @@ pub enum Request {
         #[serde(default)]
         up: Option<bool>,
     },
+    /// Leave the interface as it is for the next process, and end.
+    Handover {},
     /// Take the interface away from the guest, and end.
     Detach {
         /// Without waiting for the guest to let go of it.
@@ -51,6 +53,9 @@ pub enum Request {
 pub struct Device {
     /// The daemon's process.
     pub pid: u32,
+    /// The domain that it is.
+    #[serde(default)]
+    pub domain: u16,
     /// The device's number for the guest.
     pub devid: u32,
     /// The host's interface, once there is one.

@@ -6,8 +6,10 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hypervisor::DomId;
 use hypervisor::backend::{Board, Slot};
 use hypervisor::daemon::control::Desk;
+use hypervisor::daemon::takeover;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,11 +17,10 @@ use crate::control::{Device, Limits, Request};
 use crate::device::queues::Disks;
 use crate::device::{Message, Resize};
 use crate::engine::Medium;
+use crate::journal;
 
 /// How long the device's thread may take: longer than a guest may take to let go of its disk.
 const PATIENCE: Duration = Duration::from_secs(50);
-/// Nobody takes messages any more.
-const GONE: &str = "the device did not answer: it is ending";
 
 /// A device's desk.
 pub struct DeviceDesk {
@@ -37,6 +38,8 @@ pub struct DeviceDesk {
     pub vdev: String,
     /// What the guest is waited for by.
     pub wanted: String,
+    /// Who we are.
+    pub me: DomId,
 }
 
 impl Desk for DeviceDesk {
@@ -53,6 +56,16 @@ impl Desk for DeviceDesk {
                 value(&self.slot.ask(PATIENCE, change)?)
             }
             Request::Limits { iops, bytes } => self.limit(iops, bytes),
+            Request::Handover { formats } => {
+                if let Some(formats) = formats {
+                    takeover::check(journal::VERSION, &formats)?;
+                }
+                if !matches!(self.disks.medium(), Medium::Image(..)) {
+                    return Err("what it serves is in its own memory, and ends with it".to_owned());
+                }
+                self.slot.ask(PATIENCE, |reply| Message::HandOver { reply })?;
+                Ok(Value::Null)
+            }
             Request::Detach { force } => {
                 let leave = |reply| Message::Leave { force, reply: Some(reply) };
                 self.slot.ask(PATIENCE, leave)?;
@@ -70,6 +83,7 @@ impl DeviceDesk {
         let (resumed, pause) = self.disks.resumed();
         Device {
             pid: process::id(),
+            domain: self.me.get(),
             image: self.image.clone(),
             size: geometry.size,
             sector_size: geometry.sector_size,
@@ -101,7 +115,7 @@ impl DeviceDesk {
             let some = |new: Option<u64>, old: Option<u64>| new.map_or(old, nonzero);
             limits.set(some(iops, old_iops), some(bytes, old_bytes));
             // A queue that sleeps until the old limit lets it go on is to look at the new one.
-            self.slot.put(Message::Wake).map_err(|_| GONE)?;
+            self.slot.ask(PATIENCE, |reply| Message::Wake { reply })?;
         }
         let (iops, bytes) = limits.get();
         value(&Limits { iops, bytes })

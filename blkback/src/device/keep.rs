@@ -4,12 +4,14 @@
 //! mark, however the device came to be connected. Where our own state says that the device is in use, that has to be
 //! so for each queue, or its frontend has to begin anew: what is owed to it is known to nobody.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hypervisor::memory::{Access, Memory, Using};
 use hypervisor::xenbus::Seat;
-use hypervisor::{Error, EventPort, HostError, PAGE_SIZE};
+use hypervisor::{DomId, Error, EventPort, HostError, PAGE_SIZE};
 
 use crate::connect::Connection;
 use crate::connect::xenbus::Transport;
@@ -24,18 +26,48 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The journals of one device.
 #[derive(Debug)]
 pub struct Keep {
-    journals: Journals,
+    /// Those of a device of ours are named after it when it is made.
+    journals: Mutex<Journals>,
+    /// The kind of backend in the path of a device of ours.
+    own: Option<&'static str>,
     /// The next connection goes on with journals that were found, or not at all.
     recalled: AtomicBool,
-    /// Since when nobody serves the device.
-    pub(super) since: Instant,
+    /// Since when nobody serves the device, until this process does.
+    since: Mutex<Option<Instant>>,
 }
 
 impl Keep {
     /// Keeps `journals` of a device that nobody has served since `since`.
     #[must_use]
     pub const fn new(journals: Journals, since: Instant) -> Self {
-        Self { journals, recalled: AtomicBool::new(false), since }
+        let since = Mutex::new(Some(since));
+        Self { journals: Mutex::new(journals), own: None, recalled: AtomicBool::new(false), since }
+    }
+
+    /// Keeps the journals, in `folder`, of devices that we make ourselves, of this `kind`, one after the other. Nobody
+    /// has served the first since `since`.
+    #[must_use]
+    pub fn own(folder: &Path, kind: &'static str, since: Instant) -> Self {
+        let journals = Mutex::new(Journals::new(folder, kind));
+        let since = Mutex::new(Some(since));
+        Self { journals, own: Some(kind), recalled: AtomicBool::new(false), since }
+    }
+
+    /// Takes in that the device is `guest`'s, of that number.
+    pub(super) fn name(&self, guest: DomId, number: u32) {
+        if let Some(kind) = self.own {
+            let mut journals = self.journals();
+            *journals = journals.named(&format!("{kind}-{guest}-{number}"));
+        }
+    }
+
+    /// Since when nobody served the device, for who begins to: once.
+    pub(super) fn begin(&self) -> Option<Instant> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn journals(&self) -> MutexGuard<'_, Journals> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long may be waited for what the process had that served the device before. A connection that
@@ -75,7 +107,7 @@ impl Keep {
         for (queue, number) in transport.queues.iter().zip(0..) {
             let ring = domain.map(seat.peer, &queue.ring, Access::ReadWrite)?;
             let identity = identity(seat, transport, number, ring.len());
-            match self.journals.look(&identity, &ring) {
+            match self.journals().look(&identity, &ring) {
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(Some(format!("queue {number} has no journal"))),
                 Err(why) => return Ok(Some(why)),
@@ -99,7 +131,8 @@ impl Keep {
         let mut all = Vec::with_capacity(connection.queues.len());
         for (link, number) in connection.queues.iter().zip(0..) {
             let identity = identity(seat, transport, number, link.ring.len());
-            let why = match self.journals.resume(&identity, &link.ring) {
+            let found = self.journals().resume(&identity, &link.ring);
+            let why = match found {
                 Ok(Some(kept)) => {
                     all.push(Some(kept));
                     continue;
@@ -112,7 +145,7 @@ impl Keep {
                 return Err(HostError::new(doing, libc::ESTALE).into());
             }
             tracing::debug!(queue = number, "a new journal: {why}");
-            let kept = self.journals.begin(&identity, &link.ring);
+            let kept = self.journals().begin(&identity, &link.ring);
             if let Err(error) = &kept {
                 tracing::warn!("no journal is kept, so that a kill is no mere pause: {error}");
             }
@@ -123,7 +156,7 @@ impl Keep {
 
     /// Removes the journals: the device is no more.
     pub fn remove(&self) {
-        self.journals.remove();
+        self.journals().remove();
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hypervisor::backend::{Key, Kind, Platform, Running, Service, Waker};
+use hypervisor::backend::{Guest, Key, Kind, Platform, Running, Service, Waker};
 use hypervisor::event::Channel;
 use hypervisor::memory::Memory;
 use hypervisor::store::{Store, Transaction};
@@ -252,6 +252,31 @@ where
     type Change = Resize;
     type Changed = u64;
 
+    fn prepare(&self, guest: &Guest, number: u32) -> Result<(), Error> {
+        if let Some(keep) = &self.keep {
+            keep.name(guest.id, number);
+        }
+        Ok(())
+    }
+
+    fn release(&self) {
+        // Of the next guest's disk nothing is known.
+        self.forget();
+    }
+
+    fn changed(&self) -> Option<String> {
+        let (iops, bytes) = self.limits().get();
+        Some(format!("{} {}", iops.unwrap_or(0), bytes.unwrap_or(0)))
+    }
+
+    fn restore(&self, changed: &str) {
+        let limits: Option<Vec<u64>> = changed.split(' ').map(|word| word.parse().ok()).collect();
+        if let Some([iops, bytes]) = limits.as_deref() {
+            let some = |limit: u64| Some(limit).filter(|limit| *limit > 0);
+            self.limits().set(some(*iops), some(*bytes));
+        }
+    }
+
     fn connect<S: Store + ?Sized>(
         &self,
         domain: &H,
@@ -270,6 +295,9 @@ where
             Some(keep) => keep.take_up(seat, &transport, &connection)?,
             None => connection.queues.iter().map(|_| None).collect(),
         };
+        if goes_on {
+            self.count_resumed(&kept);
+        }
         let mut queues = self.start(domain, connection, kept, waker)?;
         queues.keys = Some((transport, *offer));
         Ok(queues)
@@ -340,7 +368,7 @@ impl Disks {
         let broken = Arc::new(Mutex::new(None));
         let counted = Arc::clone(&self.counted);
         let mut queues = Queues { handles: Vec::new(), broken, counted, keys: None };
-        self.count_resumed(&kept);
+        lock(&self.counted).now.clear();
         for ((link, journal), queue) in links.into_iter().zip(kept).zip(0_u16..) {
             let slots = slots(link.ring.len());
             let stats = Arc::new(Stats::default());
@@ -383,12 +411,9 @@ impl Disks {
 
     fn count_resumed(&self, kept: &[Option<Kept>]) {
         let mut counted = lock(&self.counted);
-        counted.now.clear();
         let resumed = || kept.iter().flatten().filter(|kept| kept.resumed);
-        if let Some(keep) = &self.keep
-            && resumed().next().is_some()
-        {
-            let pause = keep.since.elapsed();
+        if let Some(since) = self.keep.as_ref().and_then(Keep::begin) {
+            let pause = since.elapsed();
             let owed: usize = resumed().map(|kept| kept.owed.requests.len()).sum();
             tracing::info!(
                 owed,

@@ -21,13 +21,13 @@ use nix::fcntl::{FcntlArg, fcntl};
 use crate::image::{Kind, Options};
 
 /// How often a medium is tried again whose holder may be about to let go of it.
-pub(super) const TRIES: u32 = 20;
+pub(super) const TRIES: u32 = 200;
 
 /// What a holder is called that is a process as we are.
 const OURS: &str = "another blkback";
 
 /// Time between two tries.
-pub(super) const BETWEEN: Duration = Duration::from_millis(50);
+pub(super) const BETWEEN: Duration = Duration::from_millis(5);
 
 /// Locks what `file` has open, for as long as it is open.
 pub(super) fn lock(file: &File, path: &Path, kind: Kind, options: &Options) -> Result<(), Error> {

@@ -39,6 +39,12 @@ impl Journals {
         Self { folder: folder.to_owned(), device: device.to_owned() }
     }
 
+    /// In the same folder, those of another device.
+    #[must_use]
+    pub fn named(&self, device: &str) -> Self {
+        Self::new(&self.folder, device)
+    }
+
     /// Queue `queue`'s.
     #[must_use]
     pub fn path(&self, queue: u16) -> PathBuf {

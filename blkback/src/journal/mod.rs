@@ -89,7 +89,7 @@ const REQUEST: usize = 2;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"domkitbj");
 /// Another number for whatever changes above.
-const VERSION: u64 = 1 | (HEADER as u64) << 16 | (ENTRY as u64) << 32;
+pub const VERSION: u64 = 1 | (HEADER as u64) << 16 | (ENTRY as u64) << 32;
 
 /// Words of a journal for a ring of `slots` slots.
 #[must_use]

@@ -23,6 +23,8 @@ use crate::xenbus::{Published, Seat, State};
 
 /// Says that the rings were left in order by a backend that ended.
 const PAUSED: &str = "domkit-paused";
+/// What was changed while the device was in use.
+const CHANGED: &str = "domkit-changed";
 
 /// Who prepares a device beside the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +129,34 @@ pub fn leave_paused<S: Transactions + ?Sized>(seat: &Seat, store: &S) -> Result<
     Ok(())
 }
 
-/// Whether such word was left; it holds once.
+/// Leaves word of what was `changed` while the device is in use. Nothing is said where it is not there any more.
+///
+/// # Errors
+///
+/// The store refuses or is gone.
+pub fn leave_changed<S>(seat: &Seat, store: &S, changed: &str) -> Result<(), Error>
+where
+    S: Transactions + ?Sized,
+{
+    transact(store, |within| {
+        if seat.own_state(store, within)? != State::Unknown {
+            store.write(within, &format!("{}/{CHANGED}", seat.own), changed.as_bytes())?;
+        }
+        Ok::<(), StoreError>(())
+    })?;
+    Ok(())
+}
+
+/// The word that was left of it.
+///
+/// # Errors
+///
+/// The store is gone.
+pub fn changed<S: Store + ?Sized>(seat: &Seat, store: &S) -> Result<Option<String>, Error> {
+    own(seat, store, CHANGED)
+}
+
+/// Whether word of a pause was left; it holds once.
 ///
 /// # Errors
 ///

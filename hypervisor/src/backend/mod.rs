@@ -147,6 +147,21 @@ pub trait Service<H: Platform> {
     /// The device is no more: lets go of what [`prepare`](Self::prepare) made.
     fn release(&self) {}
 
+    /// The device stays as it is for the process after this one: what [`prepare`](Self::prepare) made is not to
+    /// go with this one.
+    fn stay(&self) {}
+
+    /// What was changed while it runs and is to hold for the process after this one as well: it is kept in our own
+    /// directory, and found there by [`restore`](Self::restore).
+    fn changed(&self) -> Option<String> {
+        None
+    }
+
+    /// What a process before this one left as [`changed`](Self::changed). What makes no sense is left aside.
+    fn restore(&self, changed: &str) {
+        let _ = changed;
+    }
+
     /// Whether it is known what a backend that was killed had taken from the rings of the frontend at
     /// `seat`, who is connected, and not answered; then [`connect`](Self::connect) goes on with them. `offer`
     /// is what the frontend may have chosen from.

@@ -74,7 +74,8 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         }
     }
 
-    /// The backend's end of a `pair` that a toolstack made, in whichever state it is.
+    /// The backend's end of a `pair` that is there, in whichever state it is: with `hotplug`, where a toolstack
+    /// made it.
     ///
     /// # Errors
     ///
@@ -83,12 +84,15 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
         (domain, service): (&H, &V),
         store: &S,
         pair: &Pair,
-        hotplug: Hotplug,
+        hotplug: Option<Hotplug>,
         offer: V::Offer,
         waker: Waker,
     ) -> Result<Self, Error> {
         let mut backend = Self::new(pair, offer.clone(), waker, History::default());
-        backend.hotplug = Some(hotplug);
+        backend.hotplug = hotplug;
+        if let Some(changed) = hotplug::changed(&backend.seat, store)? {
+            service.restore(&changed);
+        }
         backend.paused = hotplug::take_up(&backend.seat, store)?;
         let (own, peer) = backend.states(store)?;
         backend.paused |= V::KIND.resumes && own == State::Connected;
@@ -104,13 +108,36 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                 backend.offer = offer;
                 // Gone or asked for something else meanwhile, the first look sees that.
                 let _ = backend.publish_offer(store)?;
-            } else if own == State::InitWait && !hotplug.accepted().is_empty() {
+            } else if own == State::InitWait
+                && let Some(keys) = hotplug.map(Hotplug::accepted).filter(|keys| !keys.is_empty())
+            {
                 // The frontend was faster than the script, which waits all the same.
-                let _ = backend.seat.publish(store, &hotplug.accepted(), own)?;
+                let _ = backend.seat.publish(store, &keys, own)?;
             }
             backend.offered = true;
         }
         Ok(backend)
+    }
+
+    /// Whether the rings of a backend before this one can be gone on with.
+    #[must_use]
+    pub const fn goes_on(&self) -> bool {
+        self.paused
+    }
+
+    /// Leaves word of what was changed for the process after this one.
+    ///
+    /// # Errors
+    ///
+    /// The store refuses or is gone.
+    pub fn leave_changed<S>(&self, store: &S, service: &V) -> Result<(), Error>
+    where
+        S: Transactions + ?Sized,
+    {
+        match service.changed() {
+            Some(changed) => hotplug::leave_changed(&self.seat, store, &changed),
+            None => Ok(()),
+        }
     }
 
     /// Has what serves the frontend look at limits and sizes again.

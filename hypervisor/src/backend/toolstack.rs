@@ -3,7 +3,7 @@
 //! That needs the control domain's rights in the store, as `xl` has them: the daemon does it over a
 //! connection that has them. Toolstacks know nothing of such a device, and nobody but us removes it.
 
-use crate::store::{Store, Transaction, Transactions};
+use crate::store::{Store, StoreError, Transaction, Transactions};
 use crate::xenbus::{Keys, Pair, State};
 use crate::{ConfigError, DomId, Error};
 
@@ -57,6 +57,49 @@ where
     back.push((OWN, "1".to_owned()));
     pair.create(store, &order.front, &back)?;
     Ok(pair)
+}
+
+/// The device of `order` for `guest`, where `me` made it before, with all that it has now, and both ends are
+/// connected.
+///
+/// # Errors
+///
+/// The store is gone.
+pub fn stands<S>(
+    store: &S,
+    me: DomId,
+    guest: &Guest,
+    kind: &Kind,
+    order: &Order,
+) -> Result<Option<Pair>, Error>
+where
+    S: Store + ?Sized,
+{
+    let pair = Pair::with_backend(kind.frontend, order.backend, order.number, guest.id, me);
+    let is = |directory: &str, key: &str, value: &str| match store
+        .read(Transaction::NONE, &format!("{directory}/{key}"))
+    {
+        Ok(found) => Ok(found == value.as_bytes()),
+        Err(StoreError::Missing(_)) => Ok(false),
+        Err(error) => Err(Error::from(error)),
+    };
+    let (front, back) = (&pair.front.directory, &pair.back.directory);
+    let connected = State::Connected.number().to_string();
+    let wanted = [
+        (back, OWN, "1"),
+        (back, "frontend", front.as_str()),
+        (front, "backend", back.as_str()),
+        (back, "online", "1"),
+        (back, "state", connected.as_str()),
+        (front, "state", connected.as_str()),
+    ];
+    let further = order.back.iter().map(|(key, value)| (back, *key, value.as_str()));
+    for (directory, key, value) in wanted.into_iter().chain(further) {
+        if !is(directory, key, value)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(pair))
 }
 
 /// The living domain in which another backend serves this device: perhaps our own, where that is the

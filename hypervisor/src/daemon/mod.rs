@@ -5,6 +5,8 @@
 //!   control ─────┴──> a device's mailbox      asked to end, asked to change
 //!   outcome <──────── the daemon              what it says: on stdout, on stderr, to its supervisor
 //!   program ─────────> the daemon             started once more, for one device
+//!   takeover <───────> the daemon before      hands its device over, and ends
+//!   watcher            both of these, and control, for who starts daemons
 //! ```
 //!
 //! Trust: a client of the control socket may ask for anything, and gets no more than bounded time
@@ -16,3 +18,5 @@ pub mod program;
 pub mod signals;
 pub mod stats;
 pub mod table;
+pub mod takeover;
+pub mod watcher;

@@ -43,6 +43,8 @@ pub struct Program {
     folder: PathBuf,
     /// The domain to be, where it is not that of the machine.
     domain: Option<DomId>,
+    /// Whether to take devices over that a process serves.
+    takeover: bool,
 }
 
 impl Program {
@@ -60,7 +62,16 @@ impl Program {
     ) -> Result<Self, HostError> {
         let path = env::current_exe();
         let path = path.map_err(|error| HostError::from_io("find this program", &error))?;
-        Ok(Self { name, path, arguments, folder, domain })
+        Ok(Self { name, path, arguments, folder, domain, takeover: false })
+    }
+}
+
+impl Program {
+    /// Has each process that is started take its device over from the one that serves it, if one does.
+    #[must_use]
+    pub const fn taking_over(mut self, takeover: bool) -> Self {
+        self.takeover = takeover;
+        self
     }
 }
 
@@ -75,6 +86,9 @@ impl Starter for Program {
             let then = now.saturating_sub(since.elapsed());
             command.env(SINCE, then.as_nanos().to_string());
         }
+        if self.takeover {
+            command.arg("--takeover");
+        }
         command
             .arg("--device")
             .arg(spot.to_string())
@@ -82,6 +96,10 @@ impl Starter for Program {
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .spawn()
+    }
+
+    fn takes_over(&self) -> bool {
+        self.takeover
     }
 
     fn is_served(&self, spot: &Spot) -> bool {

@@ -76,7 +76,15 @@ impl<C, A> Serving<C, A> {
                         // Who asked may be gone.
                         let _ = reply.send(done);
                     }
-                    Message::Wake => session.iter().for_each(Session::wake),
+                    Message::Wake { reply } => {
+                        session.iter().for_each(Session::wake);
+                        let _ = reply.send(Ok(()));
+                    }
+                    Message::HandOver { reply } => {
+                        let why = "a virtual machine's monitor connects to one process; start the next one \
+                                   with --reconnect there";
+                        let _ = reply.send(Err(why.to_owned()));
+                    }
                     Message::Leave { reply, .. } => {
                         // Everything that was taken is answered before the socket closes.
                         drop(session);

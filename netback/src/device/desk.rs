@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, process};
 
+use hypervisor::DomId;
 use hypervisor::backend::{Board, Slot};
 use hypervisor::daemon::control::Desk;
 use serde::Serialize;
@@ -20,8 +21,6 @@ use crate::filter::Mac;
 
 /// How long the device's thread may take: longer than a guest may take to let go of its interface.
 const PATIENCE: Duration = Duration::from_secs(50);
-/// Nobody takes messages any more.
-const GONE: &str = "the device did not answer: it is ending";
 
 /// A device's desk.
 pub struct DeviceDesk {
@@ -37,6 +36,8 @@ pub struct DeviceDesk {
     pub mac: Mac,
     /// What the guest is waited for by.
     pub wanted: String,
+    /// Who we are.
+    pub me: DomId,
 }
 
 impl Desk for DeviceDesk {
@@ -52,6 +53,10 @@ impl Desk for DeviceDesk {
                 let change = Link { up };
                 let change = |reply| Message::Change { change, reply };
                 value(&self.slot.ask(PATIENCE, change)?)
+            }
+            Request::Handover {} => {
+                self.slot.ask(PATIENCE, |reply| Message::HandOver { reply })?;
+                Ok(Value::Null)
             }
             Request::Detach { force } => {
                 let leave = |reply| Message::Leave { force, reply: Some(reply) };
@@ -77,6 +82,7 @@ impl DeviceDesk {
         };
         Device {
             pid: process::id(),
+            domain: self.me.get(),
             devid: self.number,
             interface,
             bridge,
@@ -109,7 +115,7 @@ impl DeviceDesk {
             };
             self.vif.set_rates(new(tx, old_tx)?, new(rx, old_rx)?);
             // A queue that sleeps until the old rate lets it go on is to look at the new one.
-            self.slot.put(Message::Wake).map_err(|_| GONE)?;
+            self.slot.ask(PATIENCE, |reply| Message::Wake { reply })?;
         }
         let (tx, rx) = self.vif.rates();
         value(&Limits::of(tx, rx))

@@ -148,7 +148,8 @@ pub(super) fn reread_rate<S: Store + ?Sized>(
         return Ok(false);
     }
     // Nothing said, and nothing before: what we were told otherwise holds.
-    let anything = inner.said.is_some() || said != Ok(None);
+    let restored = std::mem::take(&mut inner.restored);
+    let anything = (inner.said.is_some() || said != Ok(None)) && !restored;
     match &said {
         Ok(rate) if anything => {
             let (tx, rx) = (*rate, inner.rx);

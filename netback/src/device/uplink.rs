@@ -192,6 +192,15 @@ impl Open {
         }
     }
 
+    /// Sees to it that it stays when this process ends.
+    pub fn keep(&self) {
+        if let Behind::Tap(tap) = &self.behind
+            && let Err(error) = tap.keep(true)
+        {
+            tracing::warn!("interface {} goes with this process: {error}", tap.name());
+        }
+    }
+
     /// Sees to it that it goes with this process after all.
     pub fn forget(&self) {
         if let Behind::Tap(tap) = &self.behind

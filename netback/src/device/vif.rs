@@ -88,6 +88,8 @@ pub(super) struct Inner {
     pub(super) rx: Option<Rate>,
     /// What the toolstack last said of the first: only what it says anew holds.
     pub(super) said: Option<Result<Option<Rate>, ConfigError>>,
+    /// Whether these rates are from the process before this one.
+    pub(super) restored: bool,
     /// Whether the guest is told that its link is up.
     up: bool,
     /// Since when nobody serves it, where another process did before.
@@ -143,6 +145,7 @@ impl Vif {
             tx: policy.tx,
             rx: policy.rx,
             said: None,
+            restored: false,
             up: true,
             since: None,
             resumed: 0,
@@ -278,6 +281,33 @@ where
 
     fn prepare(&self, guest: &Guest, number: u32) -> Result<(), Error> {
         self.open(guest.id, number)
+    }
+
+    fn stay(&self) {
+        if let Some(open) = &self.standing.lock().uplink {
+            open.keep();
+        }
+    }
+
+    fn changed(&self) -> Option<String> {
+        let (tx, rx) = self.rates();
+        let [tx, rx] = [tx, rx].map(|rate| rate.map_or("-".to_owned(), |rate| rate.to_string()));
+        Some(format!("{tx} {rx}"))
+    }
+
+    fn restore(&self, changed: &str) {
+        let rate = |text: &str| match text {
+            "-" => Some(None),
+            text => Rate::parse(text).ok(),
+        };
+        if let Some((Some(tx), Some(rx))) =
+            changed.split_once(' ').map(|(tx, rx)| (rate(tx), rate(rx)))
+        {
+            let mut inner = self.standing.lock();
+            inner.set_rates(tx, rx);
+            // What the toolstack says is older, until it says something else.
+            inner.restored = true;
+        }
     }
 
     fn release(&self) {

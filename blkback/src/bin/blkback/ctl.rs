@@ -1,17 +1,17 @@
 //! `blkback ctl`: finds the daemon, asks it, and shows what it says.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use blkback::control::{Counters, Device, Limits, Request, Ring};
 use blkback::stats::Snapshot;
 use hypervisor::daemon::control::{Client, socket};
-use hypervisor::daemon::table;
+use hypervisor::daemon::{table, watcher};
 use hypervisor::embedded::Place;
 use hypervisor::size;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::options::{Ctl, What};
 use crate::start::NAME;
@@ -27,6 +27,7 @@ pub(crate) fn run(ctl: &Ctl) -> Result<()> {
         What::Counters => Request::Counters,
         What::Resize { size } => Request::Resize { size },
         What::Limits { iops, bytes } => Request::Limits { iops, bytes },
+        What::Handover => Request::Handover { formats: None },
         What::Detach { force } => Request::Detach { force },
     };
     let answer = ask(&path, &request)?;
@@ -44,6 +45,7 @@ pub(crate) fn run(ctl: &Ctl) -> Result<()> {
             println!("requests a second: {}", number_or_none(limits.iops));
             println!("bytes a second:    {}", limits.bytes.map_or("none".into(), size::show));
         }
+        What::Handover => println!("left as it is"),
         What::Detach { .. } => println!("detached"),
     }
     Ok(())
@@ -65,19 +67,25 @@ fn found(ctl: &Ctl) -> Result<Vec<(PathBuf, Device)>> {
     if let Some(path) = &ctl.control {
         return Ok(vec![(path.clone(), read(ask(path, &Request::List)?)?)]);
     }
-    let mut found = Vec::new();
-    for path in socket::find(NAME, Place::standard().folder())? {
-        // One that was killed has left its socket and does not answer.
-        let Ok(mut client) = Client::connect(NAME, &path) else { continue };
-        if let Ok(Ok(answer)) = client.ask(&Request::List) {
-            found.push((path, read::<Device>(answer)?));
-        }
-    }
+    let mut found = all()?;
     if let Some(image) = &ctl.image {
         let full = std::fs::canonicalize(image).unwrap_or_else(|_| image.clone());
         found.retain(|(_, device)| full == *device.image || *image == *device.image);
     }
     Ok(found)
+}
+
+/// Every daemon in the usual place that answers.
+pub(crate) fn all() -> Result<Vec<(PathBuf, Device)>> {
+    let paths = socket::find(NAME, Place::standard().folder())?;
+    Ok(paths.iter().filter_map(|path| answering(path)).collect())
+}
+
+/// The daemon at `path`, if it answers: one that was killed has left its socket and does not, and one that is just
+/// ending says nothing that can be read.
+pub(crate) fn answering(path: &Path) -> Option<(PathBuf, Device)> {
+    let answer = Client::connect(NAME, path).ok()?.ask(&Request::List).ok()?.ok()?;
+    Some((path.to_owned(), read(answer).ok()?))
 }
 
 fn the_one(ctl: &Ctl) -> Result<PathBuf> {
@@ -105,7 +113,16 @@ fn the_one(ctl: &Ctl) -> Result<PathBuf> {
 fn list(ctl: &Ctl) -> Result<()> {
     let found = found(ctl)?;
     if ctl.json {
-        let devices: Vec<_> = found.iter().map(|(_, device)| device).collect();
+        let mut devices = Vec::new();
+        for (_, device) in &found {
+            devices.push(serde_json::to_value(device)?);
+        }
+        if ctl.control.is_none() {
+            let given_up = watcher::find(NAME, Place::standard().folder())?.into_iter();
+            for device in given_up.flat_map(|(_, watching)| watching.given_up) {
+                devices.push(json!({ "device": device.device, "given_up": device.why }));
+            }
+        }
         println!("{}", serde_json::to_string(&devices)?);
         return Ok(());
     }
@@ -135,6 +152,13 @@ fn list(ctl: &Ctl) -> Result<()> {
     for (_, d) in &found {
         if let Some(fault) = &d.fault {
             println!("{}: {fault}", d.image);
+        }
+    }
+    if ctl.control.is_none() {
+        for (_, watching) in watcher::find(NAME, Place::standard().folder())? {
+            for device in watching.given_up {
+                println!("{}: given up: {}", device.device, device.why);
+            }
         }
     }
     Ok(())

@@ -26,13 +26,21 @@ use hypervisor::{ConfigError, Error};
 use serde_json::json;
 
 use crate::options::{self, Serve};
-use crate::{start, stats};
+use crate::{start, stats, takeover};
 
 /// How long the device's former process may take to let go of the image: a guest's old life ends
 /// while its next one begins, and libxl waits ten seconds for us.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<()> {
+/// How it ended, where nothing went wrong.
+pub(crate) enum Left {
+    /// There is nothing left to do at the device.
+    Over,
+    /// It was left in order for another process to go on with at once.
+    HandedOver,
+}
+
+pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<Left> {
     let since = program::unserved_since();
     let signals = signals::hold()?;
     let found = find::hypervisor()?;
@@ -59,7 +67,7 @@ fn serve<D: Domain>(
     domain: &D,
     folder: &Path,
     mailbox: Mailbox<Message>,
-) -> Result<()> {
+) -> Result<Left> {
     if spot.me != domain.id() {
         let problem =
             format!("belongs to a backend in domain {}, and this is {}", spot.me, domain.id());
@@ -77,9 +85,10 @@ fn serve<D: Domain>(
     }
     let queues = options.queues.unwrap_or_else(start::usual_queues);
     let offer = start::offer(options, queues);
+    let since = takeover::of_a_toolstacks(options, spot, folder)?.unwrap_or(since);
     let read = || Wish::read(&store, &device);
     let opened = match standby::wish(&store, &device, &offer, &mailbox, read) {
-        Ok(None) => return Ok(()),
+        Ok(None) => return Ok(Left::Over),
         Ok(Some(wish)) => open(options, &wish, queues).map(|opened| (opened, wish)),
         Err(error) => Err(error),
     };
@@ -93,7 +102,7 @@ fn serve<D: Domain>(
             }
             tracing::warn!(device = %spot, guest = %device.guest, "refused: {error}");
             standby::refuse(&store, &device, &error.to_string(), &mailbox)?;
-            return Ok(());
+            return Ok(Left::Over);
         }
     };
 
@@ -122,6 +131,7 @@ fn serve<D: Domain>(
         engine: start::engine_name(options, &disks),
         vdev,
         wanted,
+        me: domain.id(),
     };
     let path = options
         .control
@@ -140,11 +150,13 @@ fn serve<D: Domain>(
     drop(printer);
     drop(listening);
     let ended = ended?;
-    if !matches!(ended, Ended::Paused(_)) {
+    if !matches!(ended, Ended::Paused(_) | Ended::HandedOver(_)) {
         disks.forget();
     }
     outcome::say(options.json, &ended.to_string(), &json!({ "ended": ended.to_string() }));
-    start::regret(&disks, &name)
+    let handed_over = matches!(ended, Ended::HandedOver(_));
+    start::regret(&disks, &name)?;
+    Ok(if handed_over { Left::HandedOver } else { Left::Over })
 }
 
 /// The image that is wished for.

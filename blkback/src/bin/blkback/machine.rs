@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use blkback::connect::vhost_user::MAX_QUEUES;
@@ -10,8 +11,8 @@ use blkback::policy::acquire::Mapping;
 use hypervisor::daemon::control::{Server, socket};
 use hypervisor::daemon::{outcome, signals};
 use hypervisor::embedded::Place;
-use hypervisor::size;
 use hypervisor::vhost_user::{Door, Serving};
+use hypervisor::{DomId, size};
 use serde_json::json;
 
 use crate::options::Serve;
@@ -23,7 +24,7 @@ pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
     // Before any thread is there, so that all of them leave signals to one.
     let signals = signals::hold()?;
     let queues = options.queues.unwrap_or(MAX_QUEUES);
-    let (medium, image) = open(options, queues)?;
+    let (medium, image) = open(options, queues, Duration::ZERO)?;
     // Nothing is mapped for a request: all of the machine's memory is there.
     let disks = Arc::new(Disks::new(medium, image, &policy(options, Mapping::Cheap)));
     let door = if options.reconnect { Door::connect(path) } else { Door::listen(path)? };
@@ -39,6 +40,7 @@ pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
         engine: engine_name(options, &disks),
         vdev: "virtio-blk".to_owned(),
         wanted: path.display().to_string(),
+        me: DomId::ZERO,
     };
     let control = match &options.control {
         Some(path) => path.clone(),

@@ -6,11 +6,13 @@ mod machine;
 mod options;
 mod start;
 mod stats;
+mod takeover;
 mod watch;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use hypervisor::backend::watch::HANDED_OVER;
 use hypervisor::daemon::outcome;
 
 use crate::options::{Cli, Command};
@@ -21,7 +23,11 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         None if cli.serve.watch => watch::run(&cli.serve, None),
         None => match (&cli.serve.device, &cli.serve.vhost_user) {
-            (Some(spot), _) => device::run(&cli.serve, spot),
+            (Some(spot), _) => match device::run(&cli.serve, spot) {
+                Ok(device::Left::Over) => Ok(()),
+                Ok(device::Left::HandedOver) => return ExitCode::from(HANDED_OVER),
+                Err(error) => Err(error),
+            },
             (None, Some(path)) => machine::run(&cli.serve, path),
             (None, None) => start::run(&cli.serve),
         },

@@ -31,7 +31,8 @@ and from Xen 4.19 on, beside the kernel's backend and not in its place,
   disk = ['backendtype=tap,script=block-domkit,vdev=xvda,format=raw,access=rw,target=/images/disk.img']
 The script block-domkit belongs into /etc/xen/scripts. On SIGTERM, the watcher's processes answer what
 is under way and leave their devices in order; the guests wait for the next blkback --watch. One that
-is killed leaves a journal, by which the next one knows what is under way.";
+is killed leaves a journal, by which the next one knows what is under way. To upgrade, start the new
+program as the old one was, with --takeover: guests notice a pause of some milliseconds.";
 
 /// Serves a disk image to a guest domain.
 #[derive(Debug, Parser)]
@@ -132,6 +133,10 @@ pub(crate) struct Serve {
     /// The disk's serial number for a virtual machine's driver: 20 bytes at most.
     #[arg(long, value_name = "NAME", requires = "vhost_user", value_parser = serial)]
     pub(crate) serial: Option<String>,
+    /// Take over from the blkback that serves the same disk, or from the watcher with --watch: it answers what is
+    /// under way, and this one goes on with the guest's rings. Where none runs, begin as without this.
+    #[arg(long, conflicts_with = "vhost_user")]
+    pub(crate) takeover: bool,
     /// The guest to serve, by name (waited for) or number; the disk is made for it. Without it, on
     /// Xen: every disk that is configured for this image; on the embedded hypervisor: the guest
     /// named guest.
@@ -188,8 +193,8 @@ pub(crate) struct Serve {
     /// Keep no journal of what is under way: a process that is killed leaves its guest to connect anew.
     #[arg(long)]
     pub(crate) no_journal: bool,
-    /// Keep a journal even where none is of use, as nothing of the connection outlives this process. For
-    /// measuring.
+    /// Keep a journal even where none is of use: on the embedded hypervisor, where the domain ends with this
+    /// process. For measuring.
     #[arg(long, conflicts_with = "no_journal")]
     pub(crate) journal: bool,
     /// Print a line each second: requests, bytes, latency and queue depth.
@@ -270,6 +275,9 @@ pub(crate) enum What {
         #[arg(long, value_parser = size::parse)]
         bytes: Option<u64>,
     },
+    /// Answer what is under way, leave the disk as it is, and end the daemon: the next one of the same command
+    /// goes on, and a watcher starts that at once. To leave no gap, start the next one with --takeover instead.
+    Handover,
     /// Take the disk away from the guest, and end the daemon.
     Detach {
         /// Without waiting for the guest to let go of it.

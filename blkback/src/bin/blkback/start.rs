@@ -2,8 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
-use std::{process, thread};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use blkback::connect::xenbus::Offer;
@@ -12,9 +12,8 @@ use blkback::device::{DeviceDesk, Disks, Keep, Policy, order};
 use blkback::engine::Medium;
 use blkback::engine::memory::Disk;
 use blkback::image::{Geometry, Image, Options};
-use blkback::journal::Journals;
 use blkback::policy::acquire::Mapping;
-use hypervisor::backend::{Plan, Serving, Wanted};
+use hypervisor::backend::{Ended, Plan, Serving, Wanted};
 use hypervisor::daemon::control::{Server, socket};
 use hypervisor::daemon::{outcome, signals};
 use hypervisor::domain::DomainSpec;
@@ -27,10 +26,13 @@ use ring::Waiting;
 use serde_json::json;
 
 use crate::options::{self, EngineName, Serve};
+use crate::takeover::{self, Former};
 use crate::{stats, watch};
 
 /// Our name, and our domain's where nobody else has it.
 pub(crate) const NAME: &str = "blkback";
+/// How long the process that is taken over from may take to let go of the image, once it has said that it does.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The most queues that are offered where nothing was said.
 const QUEUES: usize = 4;
 /// What the daemon itself needs, in KiB: nothing is granted from it.
@@ -39,7 +41,7 @@ const MEMORY_KIB: u64 = 64 * 1024;
 const SIZE: u64 = 1 << 30;
 
 /// The guest that is served on the embedded hypervisor where nothing was said.
-const GUEST: &str = "guest";
+pub(crate) const GUEST: &str = "guest";
 
 pub(crate) fn run(options: &Serve) -> Result<()> {
     if options.domain.is_none()
@@ -51,20 +53,31 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
     // Before any thread is there, so that all of them leave signals to one.
     let signals = signals::hold()?;
     let queues = options.queues.unwrap_or_else(usual_queues);
-    let (medium, image) = open(options, queues)?;
+    let former = takeover::of_ours(options)?;
+    let opened = match &former {
+        // It holds what we are to open.
+        Some(_) => None,
+        None => Some(open(options, queues, Duration::ZERO)?),
+    };
     let found = find::hypervisor()?;
     outcome::say(options.json, &found.how(), &json!({ "hypervisor": found.how() }));
     // On Xen, the kernel's own backend takes every device of kind vbd where it is loaded.
     let kind = if matches!(found, Found::Xen(_)) { "vbd3" } else { "vbd" };
     let mapping = if matches!(found, Found::Xen(_)) { Mapping::Dear } else { Mapping::Cheap };
-    let ground = Ground { signals, queues, medium, image, kind, mapping };
+    let ground = Ground { signals, queues, opened, former, kind, mapping };
     match found {
-        Found::Xen(domain) => serve(options, ground, &domain, &Place::standard()),
+        Found::Xen(domain) => serve(options, ground, &domain, &Place::standard(), true),
         Found::Embedded(found) => {
             let memory = options.engine == EngineName::Memory;
-            let kept = if memory { ground.medium.geometry().size } else { 0 };
-            let domain = join(&found, kept)?;
-            serve(options, ground, &domain, found.place())
+            let opened = ground.opened.as_ref().filter(|_| memory);
+            let kept = opened.map_or(0, |(medium, _)| medium.geometry().size);
+            let domain = match ground.former.as_ref().and_then(|former| former.domain) {
+                Some(domain) => found.enter(domain)?,
+                None => join(&found, kept)?,
+            };
+            // Else it ends with this process, and with it all that its guests have of it.
+            let lasts = ground.former.is_some() || find::named_domain()?.is_some();
+            serve(options, ground, &domain, found.place(), lasts)
         }
     }
 }
@@ -73,28 +86,44 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
 struct Ground {
     signals: SigSet,
     queues: u16,
-    medium: Medium,
-    image: Option<Image>,
+    opened: Option<Opened>,
+    /// Who serves it now, where that is to be taken over.
+    former: Option<Former>,
     /// The kind of backend in the device's path.
     kind: &'static str,
     mapping: Mapping,
 }
 
 /// Serves as `domain`; control sockets are at `place`.
-fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) -> Result<()> {
-    let Ground { signals, queues, medium, image, kind, mapping } = ground;
+/// The domain `lasts` where it is there when this process was killed.
+fn serve<D: Domain>(
+    options: &Serve,
+    ground: Ground,
+    domain: &D,
+    place: &Place,
+    lasts: bool,
+) -> Result<()> {
+    let Ground { signals, queues, opened, former, kind, mapping } = ground;
     let control = domain.open_control_store()?;
     let wanted = options.domain.clone().unwrap_or_else(|| Wanted::Name(GUEST.to_owned()));
     if let Wanted::Id(_) = wanted {
         wanted.demand(&control)?;
     }
 
+    let store = domain.open_store()?;
+    let since = match former {
+        Some(former) => former.hand_over()?,
+        None => Instant::now(),
+    };
+    let (medium, image) = match opened {
+        Some(opened) => opened,
+        None => open(options, queues, PATIENCE)?,
+    };
     let policy = policy(options, mapping);
     let mut disks = Disks::new(medium, image, &policy);
-    if options.journal {
+    if options.journal || (lasts && !options.no_journal) {
         place.prepare()?;
-        let journals = Journals::new(place.folder(), &process::id().to_string());
-        disks = disks.keeping(Keep::new(journals, Instant::now()));
+        disks = disks.keeping(Keep::own(place.folder(), kind, since));
     }
     let disks = Arc::new(disks);
     let plan = Plan {
@@ -109,7 +138,6 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
         ),
         offer: offer(options, queues),
     };
-    let store = domain.open_store()?;
     let serving = Serving::new(domain, &store, &control, &*disks, plan)?;
     let desk = DeviceDesk {
         disks: Arc::clone(&disks),
@@ -119,6 +147,7 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
         engine: engine_name(options, &disks),
         vdev: options.vdev.to_string(),
         wanted: wanted.to_string(),
+        me: domain.id(),
     };
     let path = match &options.control {
         Some(path) => path.clone(),
@@ -136,14 +165,19 @@ fn serve<D: Domain>(options: &Serve, ground: Ground, domain: &D, place: &Place) 
     let ended = serving.run();
     drop(printer);
     drop(listening);
-    disks.forget();
     let ended = ended?;
+    if !matches!(ended, Ended::HandedOver(_)) {
+        disks.forget();
+    }
     outcome::say(options.json, &ended.to_string(), &json!({ "ended": ended.to_string() }));
     regret(&disks, &name(options, &disks))
 }
 
-/// The medium, and the image where it is one.
-pub(crate) fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image>)> {
+/// A medium, and the image where it is one.
+pub(crate) type Opened = (Medium, Option<Image>);
+
+/// Opens what is to be served. Another blkback that has it may take `patience` to let go of it.
+pub(crate) fn open(options: &Serve, queues: u16, patience: Duration) -> Result<Opened> {
     let sector_size = options.sector_size.unwrap_or(512);
     let Some(choice) = options.engine.choice() else {
         if let Some(image) = &options.image {
@@ -171,6 +205,7 @@ pub(crate) fn open(options: &Serve, queues: u16) -> Result<(Medium, Option<Image
     wanted.sector_size = options.sector_size;
     wanted.direct = options.direct;
     wanted.queues = queues;
+    wanted.patience = patience;
     let image = Image::open(&wanted)?;
     Ok((Medium::Image(Arc::clone(image.media()), choice), Some(image)))
 }

@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use blkback::device::KIND;
+use blkback::journal;
 use blkback::watch::{Free, kernel_serves};
+use hypervisor::DomId;
 use hypervisor::backend::Mailbox;
 use hypervisor::backend::watch::{self, Claim, Devices, Keeper};
 use hypervisor::daemon::program::Program;
+use hypervisor::daemon::takeover::Former;
+use hypervisor::daemon::watcher::{self, WatcherDesk};
 use hypervisor::daemon::{outcome, signals};
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
@@ -29,14 +33,40 @@ pub(crate) fn run(options: &Serve, image: Option<&Path>) -> Result<()> {
         Found::Xen(domain) => {
             let place = Place::standard();
             place.prepare()?;
+            if let Some((mut former, _)) = former(options, &place)? {
+                former.ask(&yielding())?;
+            }
             let system = PathBuf::from("/");
             over(options, (image, Some(system)), signals, &domain, &place)
         }
         Found::Embedded(found) => {
-            let domain = start::join(&found, 0)?;
+            let domain = match former(options, found.place())? {
+                Some((mut former, domain)) => {
+                    let entered = found.enter(domain)?;
+                    former.ask(&yielding())?;
+                    entered
+                }
+                None => start::join(&found, 0)?,
+            };
             over(options, (image, None), signals, &domain, found.place())
         }
     }
+}
+
+/// The watcher to take over from, if we are to and there is one.
+fn former(options: &Serve, place: &Place) -> Result<Option<(Former, DomId)>> {
+    if !options.takeover {
+        return Ok(None);
+    }
+    let former = watcher::former(start::NAME, place.folder(), find::named_domain()?)?;
+    if former.is_none() {
+        tracing::info!("no watcher runs; beginning");
+    }
+    Ok(former)
+}
+
+fn yielding() -> watcher::Request {
+    watcher::Request::Handover { formats: vec![journal::VERSION] }
 }
 
 fn canonical(image: &Path) -> Result<PathBuf> {
@@ -62,8 +92,14 @@ fn over<D: Domain>(
     let enter = (!on_xen).then(|| domain.id());
     let folder = place.folder().to_owned();
     let starter = Program::own(start::NAME, passed_on(options), folder, enter)?;
+    let mut keeper = Keeper::new(starter.taking_over(options.takeover));
+    let (board, slot) = (keeper.board(), mailbox.slot());
+    let desk = WatcherDesk { me: domain.id(), format: journal::VERSION, board, slot };
+    let listening = watcher::listen(start::NAME, place.folder(), desk)?;
     ready(options, &devices);
-    Ok(watch::run(&store, &devices, &mut Keeper::new(starter), &mailbox)?)
+    let ended = watch::run(&store, &devices, &mut keeper, &mailbox);
+    drop(listening);
+    Ok(ended?)
 }
 
 /// What is served of each kind: where nothing was said, all that nobody else could be meant to

@@ -35,7 +35,7 @@ where
         self.store.watch(&format!("{}/hotplug-status", pair.back.directory), TOKEN)?;
         let (guest, waker) = (device.guest.clone(), self.mailbox.waker());
         let parts = (self.domain, self.service);
-        let backend = Backend::adopt(parts, self.store, &pair, device.hotplug, offer, waker)?;
+        let backend = Backend::adopt(parts, self.store, &pair, Some(device.hotplug), offer, waker)?;
         tracing::info!(%guest, label = device.label, device = %device.spot, "device taken over");
         self.board.lock().guest = Some(guest.clone());
         self.served = Some(Served { guest, pair, backend });

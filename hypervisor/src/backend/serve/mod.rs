@@ -8,7 +8,7 @@
 //!
 //! That is a device of our own ([`made`]). One that a toolstack made is served as long as it stands ([`adopted`]): it is
 //! neither made nor removed here, and a daemon that is asked to end leaves it as it is, in order, for the
-//! next one to go on with.
+//! next one to go on with. So it leaves either where it is asked to hand over.
 //!
 //! Everything that changes the device happens on the thread that calls [`Serving::run`]; others put
 //! messages in its [`Mailbox`].
@@ -185,7 +185,10 @@ where
             return Ok(Some(ended));
         }
         self.resting = None;
-        let Some(served) = &mut self.served else { return Ok(None) };
+        let Some(served) = &mut self.served else {
+            // There is nothing to leave behind.
+            return Ok(self.pausing.then_some(Ended::Asked));
+        };
         let settled = served.backend.settle(self.domain, self.store, self.service)?;
         if let Settled::Until(when) = settled {
             self.resting = Some(when);
@@ -199,7 +202,9 @@ where
         }
         if self.pausing {
             served.backend.pause(self.store)?;
-            return Ok(Some(Ended::Paused(guest)));
+            self.service.stay();
+            let asked_for = !self.replies.is_empty();
+            return Ok(Some(if asked_for { Ended::HandedOver } else { Ended::Paused }(guest)));
         }
         let overdue = self.leaving.is_some_and(|deadline| Instant::now() >= deadline);
         if settled == Settled::Over || overdue {
@@ -255,10 +260,17 @@ where
                 // Who asked may have gone.
                 let _ = reply.try_send(changed);
             }
-            Message::Wake => {
+            Message::Wake { reply } => {
                 if let Some(served) = &self.served {
                     served.backend.wake();
+                    served.backend.leave_changed(self.store, self.service)?;
                 }
+                // Who asked may have gone.
+                let _ = reply.try_send(Ok(()));
+            }
+            Message::HandOver { reply } => {
+                self.pausing = true;
+                self.replies.push(reply);
             }
             Message::Leave { reply, .. } if let Subject::Theirs(device, _) = &self.subject => {
                 match reply {

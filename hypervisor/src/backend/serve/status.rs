@@ -18,8 +18,16 @@ pub enum Message<C, A> {
         /// Where the answer goes, or why there is none.
         reply: SyncSender<Result<A, String>>,
     },
-    /// Have what serves the frontend look at its limits again.
-    Wake,
+    /// Have what serves the frontend look at its limits again, and keep them for the process after this one.
+    Wake {
+        /// Told when it is done.
+        reply: SyncSender<Result<(), String>>,
+    },
+    /// Answer what is under way, leave the device as it is for the process that asks, and end.
+    HandOver {
+        /// Told when it is done.
+        reply: SyncSender<Result<(), String>>,
+    },
     /// Take the device away from the guest, and end. A toolstack's device is left as it is, and who
     /// asked with a `reply` is told to ask the toolstack.
     Leave {
@@ -78,6 +86,8 @@ pub enum Ended {
     Gone(Wanted),
     /// It was asked to, and left the device in order for the next backend to go on with.
     Paused(Guest),
+    /// The same, for one that asked for it.
+    HandedOver(Guest),
 }
 
 impl fmt::Display for Ended {
@@ -86,8 +96,9 @@ impl fmt::Display for Ended {
             Self::Asked => f.write_str("detached"),
             Self::Detached(guest) => write!(f, "the device was taken away from {guest}"),
             Self::Gone(wanted) => write!(f, "domain {wanted} is gone"),
+            Self::HandedOver(guest) => write!(f, "handed over: another goes on for {guest}"),
             Self::Paused(guest) => {
-                write!(f, "left as it is: {guest} waits for the next backend (--device or --watch)")
+                write!(f, "left as it is: {guest} waits for the next backend to go on")
             }
         }
     }

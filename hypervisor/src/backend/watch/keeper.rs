@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -43,6 +44,30 @@ pub trait Starter {
 
     /// Whether a process that we did not start serves the device at `spot`.
     fn is_served(&self, spot: &Spot) -> bool;
+
+    /// Whether one that is started takes the device over from a process that serves it.
+    fn takes_over(&self) -> bool {
+        false
+    }
+}
+
+/// The exit status of a process that left its device in order, for another one to go on with at once.
+pub const HANDED_OVER: u8 = 75;
+
+/// Devices that are given up and why, for others to look at.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<Mutex<BTreeMap<Spot, String>>>);
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Spot, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that there are now.
+    #[must_use]
+    pub fn given_up(&self) -> Vec<(Spot, String)> {
+        self.lock().iter().map(|(spot, why)| (spot.clone(), why.clone())).collect()
+    }
 }
 
 /// How it is with a device.
@@ -54,8 +79,10 @@ enum Kept {
     Elsewhere,
     /// Its process failed.
     Resting { since: Instant, until: Instant, failures: Failures },
-    /// Its process is done with it, or it was given up.
+    /// Its process is done with it.
     Done,
+    /// It was given up.
+    GivenUp,
 }
 
 /// What became of the processes before.
@@ -86,12 +113,19 @@ impl Failures {
 pub struct Keeper<T> {
     starter: T,
     kept: BTreeMap<Spot, Kept>,
+    board: Board,
 }
 
 impl<T: Starter> Keeper<T> {
     /// One that keeps nothing yet.
-    pub const fn new(starter: T) -> Self {
-        Self { starter, kept: BTreeMap::new() }
+    pub fn new(starter: T) -> Self {
+        Self { starter, kept: BTreeMap::new(), board: Board::default() }
+    }
+
+    /// Where it is said which devices were given up.
+    #[must_use]
+    pub fn board(&self) -> Board {
+        self.board.clone()
     }
 
     /// Whether there is a process for the device at `spot`.
@@ -120,13 +154,20 @@ impl<T: Starter> Keeper<T> {
                 *kept = Kept::Done;
                 continue;
             }
+            if ended.and_then(|status| status.code()) == Some(HANDED_OVER.into()) {
+                tracing::info!(device = %spot, "its process left it for another");
+                *kept = resting(now, now, Duration::ZERO, Failures::NONE);
+                continue;
+            }
             let how = ended.map_or("its end was missed".to_owned(), |s: ExitStatus| s.to_string());
             let killed = ended.is_some_and(|status| status.signal().is_some());
             let (failures, rest) = failures.after(now.saturating_duration_since(*since), killed);
             if failures.deaths >= DEATHS {
                 tracing::error!(device = %spot, "its process died at once ({how}) {DEATHS} times in a row; it is \
                     given up until the device is made anew or this watcher is restarted");
-                *kept = Kept::Done;
+                let why = format!("its process died at once {DEATHS} times in a row: {how}");
+                self.board.lock().insert(spot.clone(), why);
+                *kept = Kept::GivenUp;
                 continue;
             }
             tracing::warn!(device = %spot, "its process failed ({how}); next try in {rest:?}");
@@ -137,9 +178,9 @@ impl<T: Starter> Keeper<T> {
     /// Sees to it that each of `standing` has a process.
     pub fn look(&mut self, standing: &[Standing], now: Instant) {
         // A process whose device is gone ends by itself.
-        self.kept.retain(|spot, kept| {
-            matches!(kept, Kept::Served { .. }) || standing.iter().any(|there| there.spot == *spot)
-        });
+        let stands = |spot: &Spot| standing.iter().any(|there| there.spot == *spot);
+        self.kept.retain(|spot, kept| matches!(kept, Kept::Served { .. }) || stands(spot));
+        self.board.lock().retain(|spot, _| stands(spot));
         for Standing { spot, fresh } in standing {
             let (failures, since) = match self.kept.get(spot) {
                 None => (Failures::NONE, None),
@@ -147,16 +188,17 @@ impl<T: Starter> Keeper<T> {
                 Some(Kept::Elsewhere) if self.starter.is_served(spot) => continue,
                 Some(Kept::Resting { until, .. }) if *until > now => continue,
                 Some(Kept::Resting { failures, since, .. }) => (*failures, Some(*since)),
-                Some(Kept::Done) if !fresh => continue,
-                Some(Kept::Done | Kept::Elsewhere) => (Failures::NONE, None),
+                Some(Kept::Done | Kept::GivenUp) if !fresh => continue,
+                Some(Kept::Done | Kept::GivenUp | Kept::Elsewhere) => (Failures::NONE, None),
             };
+            self.board.lock().remove(spot);
             let kept = self.start(spot, now, failures, since);
             self.kept.insert(spot.clone(), kept);
         }
     }
 
     fn start(&self, spot: &Spot, now: Instant, failures: Failures, since: Option<Instant>) -> Kept {
-        if self.starter.is_served(spot) {
+        if !self.starter.takes_over() && self.starter.is_served(spot) {
             tracing::info!(device = %spot, "is served already");
             return Kept::Elsewhere;
         }
@@ -179,7 +221,7 @@ impl<T: Starter> Keeper<T> {
         let times = self.kept.values().filter_map(|kept| match kept {
             Kept::Resting { until, .. } => Some(*until),
             Kept::Elsewhere => Instant::now().checked_add(LOOK_AGAIN),
-            Kept::Served { .. } | Kept::Done => None,
+            Kept::Served { .. } | Kept::Done | Kept::GivenUp => None,
         });
         times.min()
     }
@@ -316,6 +358,19 @@ mod tests {
     }
 
     #[test]
+    fn one_that_left_its_device_for_another_is_started_again_at_once() {
+        let script = Script::default();
+        *script.program.borrow_mut() = vec!["sh", "-c", "exit 75"];
+        let mut keeper = Keeper::new(&script);
+        let now = Instant::now();
+        for started in 1..20 {
+            keeper.look(&[there(1, false)], now);
+            all_ended(&mut keeper, now);
+            assert_eq!((script.started.borrow().len(), keeper.next_look()), (started, Some(now)));
+        }
+    }
+
+    #[test]
     fn one_that_dies_at_once_again_and_again_is_given_up() {
         let script = Script::default();
         *script.program.borrow_mut() = vec!["sleep", "600"];
@@ -335,10 +390,13 @@ mod tests {
             now = keeper.next_look().unwrap_or(now);
         }
         let started = script.started.borrow().len();
+        let given_up = keeper.board().given_up();
+        assert!(given_up[0].1.contains("8 times in a row"), "{given_up:?}");
         keeper.look(&[there(1, false)], now + LONGEST);
         assert_eq!((script.started.borrow().len(), keeper.next_look()), (started, None));
         keeper.look(&[there(1, true)], now);
         assert_eq!(script.started.borrow().len(), started + 1, "made anew");
+        assert!(keeper.board().given_up().is_empty());
         keeper.end(true);
         all_ended(&mut keeper, now);
     }

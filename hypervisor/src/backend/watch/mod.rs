@@ -26,7 +26,7 @@ use super::serve::drain;
 use super::{Mailbox, Meeting};
 
 pub use devices::{Choice, Claim, Devices};
-pub use keeper::{Keeper, Starter};
+pub use keeper::{Board, HANDED_OVER, Keeper, Starter};
 
 /// What our watches are registered with.
 const TOKEN: &str = "backend-watch";
@@ -36,6 +36,8 @@ const TOKEN: &str = "backend-watch";
 pub enum Event {
     /// One of its processes may have ended.
     Child,
+    /// Start no more processes, and end when those that there are have: another watcher takes over from each.
+    Yield,
     /// End: the processes finish what is under way and leave their devices in order. Said once
     /// more, do not wait for that.
     Leave,
@@ -60,7 +62,7 @@ where
     for directory in devices.directories() {
         store.watch(&directory, TOKEN)?;
     }
-    let mut leaving = false;
+    let (mut leaving, mut yielding) = (false, false);
     loop {
         keeper.reap(Instant::now());
         if leaving {
@@ -75,9 +77,16 @@ where
         mailbox.wait(&[store.as_fd()], until)?;
         drain(store)?;
         for event in mailbox.take() {
-            if event == Event::Leave {
-                keeper.end(leaving);
-                leaving = true;
+            match event {
+                Event::Leave => {
+                    keeper.end(leaving && !yielding);
+                    (leaving, yielding) = (true, false);
+                }
+                Event::Yield => {
+                    yielding = !leaving;
+                    leaving = true;
+                }
+                Event::Child => {}
             }
         }
     }

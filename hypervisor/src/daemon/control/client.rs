@@ -36,6 +36,14 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream), path: shown })
     }
 
+    /// Waits until the daemon has hung up, or as long as an answer may take.
+    pub fn until_gone(mut self) {
+        let mut rest = Vec::new();
+        while let Ok(1..) = self.stream.read_until(b'\n', &mut rest) {
+            rest.clear();
+        }
+    }
+
     /// Asks, and answers the result; the inner error is the daemon's own words.
     ///
     /// # Errors

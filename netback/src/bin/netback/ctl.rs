@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use hypervisor::daemon::control::{Client, socket};
-use hypervisor::daemon::table;
+use hypervisor::daemon::{table, watcher};
 use hypervisor::embedded::Place;
 use netback::ctl::{Counters, Device, Limits, Request, Ring};
 use netback::stats::Snapshot;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::options::{Ctl, UpDown, What};
 use crate::start::NAME;
@@ -22,6 +22,7 @@ pub(crate) fn run(ctl: &Ctl) -> Result<()> {
         What::Counters => Request::Counters,
         What::Limits { tx, rx } => Request::Limits { tx: tx.clone(), rx: rx.clone() },
         What::Link { state } => Request::Link { up: state.map(|state| state == UpDown::Up) },
+        What::Handover => Request::Handover {},
         What::Detach { force } => Request::Detach { force: *force },
     };
     let answer = ask(&the_one(ctl)?, &request)?;
@@ -39,6 +40,7 @@ pub(crate) fn run(ctl: &Ctl) -> Result<()> {
             println!("the guest receives: {}", speed(limits.rx));
         }
         What::Link { .. } => println!("link: {}", if read(answer)? { "up" } else { "down" }),
+        What::Handover => println!("left as it is"),
         What::Detach { .. } => println!("detached"),
     }
     Ok(())
@@ -60,14 +62,7 @@ fn found(ctl: &Ctl) -> Result<Vec<(PathBuf, Device)>> {
     if let Some(path) = &ctl.control {
         return Ok(vec![(path.clone(), read(ask(path, &Request::List)?)?)]);
     }
-    let mut found = Vec::new();
-    for path in socket::find(NAME, Place::standard().folder())? {
-        // One that was killed has left its socket and does not answer.
-        let Ok(mut client) = Client::connect(NAME, &path) else { continue };
-        if let Ok(Ok(answer)) = client.ask(&Request::List) {
-            found.push((path, read::<Device>(answer)?));
-        }
-    }
+    let mut found = all()?;
     if let Some(guest) = &ctl.guest {
         let number = guest.parse::<u16>().ok();
         found.retain(|(_, d)| d.guest == *guest || (number.is_some() && d.guest_id == number));
@@ -76,6 +71,19 @@ fn found(ctl: &Ctl) -> Result<Vec<(PathBuf, Device)>> {
         found.retain(|(_, device)| device.devid == devid);
     }
     Ok(found)
+}
+
+/// Every daemon in the usual place that answers.
+pub(crate) fn all() -> Result<Vec<(PathBuf, Device)>> {
+    let paths = socket::find(NAME, Place::standard().folder())?;
+    Ok(paths.iter().filter_map(|path| answering(path)).collect())
+}
+
+/// The daemon at `path`, if it answers: one that was killed has left its socket and does not, and one that is just
+/// ending says nothing that can be read.
+pub(crate) fn answering(path: &Path) -> Option<(PathBuf, Device)> {
+    let answer = Client::connect(NAME, path).ok()?.ask(&Request::List).ok()?.ok()?;
+    Some((path.to_owned(), read(answer).ok()?))
 }
 
 fn the_one(ctl: &Ctl) -> Result<PathBuf> {
@@ -104,7 +112,15 @@ fn the_one(ctl: &Ctl) -> Result<PathBuf> {
 fn list(ctl: &Ctl) -> Result<()> {
     let found = found(ctl)?;
     if ctl.json {
-        let devices: Vec<_> = found.iter().map(|(_, device)| device).collect();
+        let mut devices = Vec::new();
+        for (_, device) in &found {
+            devices.push(serde_json::to_value(device)?);
+        }
+        devices.extend(
+            given_up(ctl)?
+                .into_iter()
+                .map(|(device, why)| json!({ "device": device, "given_up": why })),
+        );
         println!("{}", serde_json::to_string(&devices)?);
         return Ok(());
     }
@@ -139,7 +155,20 @@ fn list(ctl: &Ctl) -> Result<()> {
             println!("{} {}: {fault}", d.guest, d.devid);
         }
     }
+    for (device, why) in given_up(ctl)? {
+        println!("{device}: given up: {why}");
+    }
     Ok(())
+}
+
+/// Devices that a watcher has given up, and why.
+fn given_up(ctl: &Ctl) -> Result<Vec<(String, String)>> {
+    if ctl.control.is_some() {
+        return Ok(Vec::new());
+    }
+    let found = watcher::find(NAME, Place::standard().folder())?.into_iter();
+    let all = found.flat_map(|(_, watching)| watching.given_up);
+    Ok(all.map(|device| (device.device, device.why)).collect())
 }
 
 fn rings(rings: &[Ring]) {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use hypervisor::ConfigError;
-use hypervisor::backend::{Adopted, Hotplug, Mailbox, Serving, Spot, guest, standby};
+use hypervisor::backend::{Adopted, Ended, Hotplug, Mailbox, Serving, Spot, guest, standby};
 use hypervisor::daemon::control::{Server, socket};
 use hypervisor::daemon::{outcome, program, signals};
 use hypervisor::domain::DomainSpec;
@@ -22,9 +22,17 @@ use netback::device::{DeviceDesk, KIND, Message, Uplink, Vif, Wish};
 use serde_json::json;
 
 use crate::options::Serve;
-use crate::{start, stats};
+use crate::{start, stats, takeover};
 
-pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<()> {
+/// How it ended, where nothing went wrong.
+pub(crate) enum Left {
+    /// There is nothing left to do at the device.
+    Over,
+    /// It was left in order for another process to go on with at once.
+    HandedOver,
+}
+
+pub(crate) fn run(options: &Serve, spot: &Spot) -> Result<Left> {
     let since = program::unserved_since();
     let signals = signals::hold()?;
     let found = find::hypervisor()?;
@@ -49,7 +57,7 @@ fn serve<D: Domain>(
     domain: &D,
     folder: &Path,
     mailbox: Mailbox<Message>,
-) -> Result<()> {
+) -> Result<Left> {
     if spot.me != domain.id() {
         let problem =
             format!("belongs to a backend in domain {}, and this is {}", spot.me, domain.id());
@@ -65,6 +73,7 @@ fn serve<D: Domain>(
     {
         device.guest.name = name;
     }
+    let since = takeover::of_a_toolstacks(options, spot, folder)?.unwrap_or(since);
     let opened = Wish::read(&store, &device).and_then(|wish| {
         let vif = Vif::new(policy(options, &wish, device.hotplug)).unserved(since);
         vif.open(spot.front, spot.number)?;
@@ -80,7 +89,7 @@ fn serve<D: Domain>(
             }
             tracing::warn!(device = %spot, guest = %device.guest, "refused: {error}");
             standby::refuse(&store, &device, &error.to_string(), &mailbox)?;
-            return Ok(());
+            return Ok(Left::Over);
         }
     };
 
@@ -96,6 +105,7 @@ fn serve<D: Domain>(
         number: spot.number,
         mac: wish.mac,
         wanted,
+        me: domain.id(),
     };
     let path = options
         .control
@@ -115,7 +125,8 @@ fn serve<D: Domain>(
     drop(listening);
     let ended = ended?;
     outcome::say(options.json, &ended.to_string(), &json!({ "ended": ended.to_string() }));
-    Ok(())
+    let handed_over = matches!(ended, Ended::HandedOver(_));
+    Ok(if handed_over { Left::HandedOver } else { Left::Over })
 }
 
 /// How what is wished for is served.

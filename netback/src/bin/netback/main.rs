@@ -5,11 +5,13 @@ mod device;
 mod options;
 mod start;
 mod stats;
+mod takeover;
 mod watch;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use hypervisor::backend::watch::HANDED_OVER;
 use hypervisor::daemon::outcome;
 
 use crate::options::{Cli, Command};
@@ -20,7 +22,11 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         None if cli.serve.watch => watch::run(&cli.serve),
         None => match &cli.serve.device {
-            Some(spot) => device::run(&cli.serve, spot),
+            Some(spot) => match device::run(&cli.serve, spot) {
+                Ok(device::Left::Over) => Ok(()),
+                Ok(device::Left::HandedOver) => return ExitCode::from(HANDED_OVER),
+                Err(error) => Err(error),
+            },
             None => start::run(&cli.serve),
         },
         Some(Command::Ctl(ctl)) => ctl::run(ctl),

@@ -31,7 +31,8 @@ A guest may send as its own Ethernet address only, unless --allow-mac says other
 
 In Dom0, netback --watch takes the place of the kernel's xen-netback, which must not be loaded. Stock
 scripts (vif-bridge and others) work with it: a guest's xl configuration stays as it is. On SIGTERM, the
-watcher's processes leave their devices in order; the guests wait for the next netback --watch.";
+watcher's processes leave their devices in order; the guests wait for the next netback --watch. To
+upgrade, start the new program as the old one was, with --takeover: guests notice a pause.";
 
 /// Serves a network interface to a guest domain.
 #[derive(Debug, Parser)]
@@ -97,6 +98,10 @@ pub(crate) struct Serve {
     /// Serve the one device that a toolstack made in this directory of the store.
     #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["domain", "devid", "mac", "mtu"])]
     pub(crate) device: Option<Spot>,
+    /// Take over from the netback that serves the same interface, or from the watcher with --watch: this one goes
+    /// on with the guest's rings. Where none runs, begin as without this.
+    #[arg(long)]
+    pub(crate) takeover: bool,
     /// The guest to serve, by name (waited for) or number. Without it, on the embedded hypervisor: the
     /// guest named guest.
     #[arg(long, value_name = "NAME|ID")]
@@ -210,6 +215,9 @@ pub(crate) enum What {
         /// Which.
         state: Option<UpDown>,
     },
+    /// Leave the interface as it is, and end the daemon: the next one of the same command goes on, and a watcher
+    /// starts that at once. To leave no gap, start the next one with --takeover instead.
+    Handover,
     /// Take the interface away from the guest, and end the daemon.
     Detach {
         /// Without waiting for the guest to let go of it.

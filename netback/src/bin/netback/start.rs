@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use std::{fs, thread};
 
 use anyhow::{Result, bail};
@@ -24,6 +25,7 @@ use serde_json::json;
 
 use crate::options::{AllowedMac, Serve};
 use crate::stats;
+use crate::takeover::{self, Former};
 
 /// Our name, and our domain's where nobody else has it.
 pub(crate) const NAME: &str = "netback";
@@ -33,12 +35,13 @@ const QUEUES: usize = 4;
 const MEMORY_KIB: u64 = 64 * 1024;
 
 /// The guest that is served on the embedded hypervisor where nothing was said.
-const GUEST: &str = "guest";
+pub(crate) const GUEST: &str = "guest";
 
 pub(crate) fn run(options: &Serve) -> Result<()> {
     // Before any thread is there, so that all of them leave signals to one.
     let signals = signals::hold()?;
     demand_uplink(options)?;
+    let former = takeover::of_ours(options)?;
     let found = find::hypervisor()?;
     outcome::say(options.json, &found.how(), &json!({ "hypervisor": found.how() }));
     match found {
@@ -47,9 +50,15 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
                 bail!("there is nobody to serve: name a guest, as in --domain web, or --watch");
             }
             // The kernel's own backend takes every device of kind vif where it is loaded.
-            serve(options, signals, &domain, "vif3", &Place::standard())
+            serve(options, (signals, former), &domain, "vif3", &Place::standard())
         }
-        Found::Embedded(found) => serve(options, signals, &join(&found)?, "vif", found.place()),
+        Found::Embedded(found) => {
+            let domain = match former.as_ref().and_then(|former| former.domain) {
+                Some(domain) => found.enter(domain)?,
+                None => join(&found)?,
+            };
+            serve(options, (signals, former), &domain, "vif", found.place())
+        }
     }
 }
 
@@ -66,7 +75,7 @@ fn demand_uplink(options: &Serve) -> Result<(), Error> {
 /// Serves as `domain`, by a backend of kind `kind`; control sockets are at `place`.
 fn serve<D: Domain>(
     options: &Serve,
-    signals: SigSet,
+    (signals, former): (SigSet, Option<Former>),
     domain: &D,
     kind: &'static str,
     place: &Place,
@@ -79,7 +88,9 @@ fn serve<D: Domain>(
     let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let made_up = || mac::made_up(machine.trim(), &wanted.to_string(), options.devid);
     let mac = options.mac.map_or_else(made_up, |mac| mac.0);
-    let vif = Arc::new(Vif::new(policy(options, mac)));
+    let store = domain.open_store()?;
+    let since = former.map_or_else(|| Ok(Instant::now()), Former::hand_over)?;
+    let vif = Arc::new(Vif::new(policy(options, mac)).unserved(since));
     let rate = options.rate.and_then(|rate| rate.0);
     let plan = Plan {
         me: domain.id(),
@@ -87,7 +98,6 @@ fn serve<D: Domain>(
         order: order::vif(kind, options.devid, mac, options.mtu, rate, options.bridge.as_ref()),
         offer: offer(options, &vif.policy().uplink),
     };
-    let store = domain.open_store()?;
     let serving = Serving::new(domain, &store, &control, &*vif, plan)?;
     let desk = DeviceDesk {
         vif: Arc::clone(&vif),
@@ -96,6 +106,7 @@ fn serve<D: Domain>(
         number: options.devid,
         mac,
         wanted: wanted.to_string(),
+        me: domain.id(),
     };
     let path = match &options.control {
         Some(path) => path.clone(),

@@ -4,9 +4,12 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use hypervisor::DomId;
 use hypervisor::backend::Mailbox;
 use hypervisor::backend::watch::{self, Claim, Devices, Keeper};
 use hypervisor::daemon::program::Program;
+use hypervisor::daemon::takeover::Former;
+use hypervisor::daemon::watcher::{self, WatcherDesk};
 use hypervisor::daemon::{outcome, signals};
 use hypervisor::embedded::Place;
 use hypervisor::find::{self, Found};
@@ -18,6 +21,9 @@ use serde_json::json;
 
 use crate::options::{AllowedMac, Serve};
 use crate::start;
+
+/// What is kept outside the process are notes on the rings themselves, which have one form.
+const FORMAT: u64 = 1;
 
 /// Serves every interface.
 pub(crate) fn run(options: &Serve) -> Result<()> {
@@ -34,13 +40,39 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
             }
             let place = Place::standard();
             place.prepare()?;
+            if let Some((mut former, _)) = former(options, &place)? {
+                former.ask(&yielding())?;
+            }
             over(options, true, signals, &domain, &place)
         }
         Found::Embedded(found) => {
-            let domain = start::join(&found)?;
+            let domain = match former(options, found.place())? {
+                Some((mut former, domain)) => {
+                    let entered = found.enter(domain)?;
+                    former.ask(&yielding())?;
+                    entered
+                }
+                None => start::join(&found)?,
+            };
             over(options, false, signals, &domain, found.place())
         }
     }
+}
+
+/// The watcher to take over from, if we are to and there is one.
+fn former(options: &Serve, place: &Place) -> Result<Option<(Former, DomId)>> {
+    if !options.takeover {
+        return Ok(None);
+    }
+    let former = watcher::former(start::NAME, place.folder(), find::named_domain()?)?;
+    if former.is_none() {
+        tracing::info!("no watcher runs; beginning");
+    }
+    Ok(former)
+}
+
+fn yielding() -> watcher::Request {
+    watcher::Request::Handover { formats: vec![FORMAT] }
 }
 
 /// Watches as `domain`.
@@ -60,10 +92,16 @@ fn over<D: Domain>(
     let enter = (!on_xen).then(|| domain.id());
     let folder = place.folder().to_owned();
     let starter = Program::own(start::NAME, passed_on(options), folder, enter)?;
+    let mut keeper = Keeper::new(starter.taking_over(options.takeover));
+    let (board, slot) = (keeper.board(), mailbox.slot());
+    let desk = WatcherDesk { me: domain.id(), format: FORMAT, board, slot };
+    let listening = watcher::listen(start::NAME, place.folder(), desk)?;
     let kinds: Vec<_> = devices.directories().collect();
     let line = format!("ready: watching {}", kinds.join(", "));
     outcome::ready(options.json, &line, &json!({ "ready": { "watching": kinds } }));
-    Ok(watch::run(&store, &devices, &mut Keeper::new(starter), &mailbox)?)
+    let ended = watch::run(&store, &devices, &mut keeper, &mailbox);
+    drop(listening);
+    Ok(ended?)
 }
 
 /// What holds for each device as well.
