@@ -29,6 +29,8 @@ pub enum Request {
         /// Bytes a second.
         bytes: Option<u64>,
     },
+    /// Try again what the image refused and is held, now; answers how many requests are.
+    Resume,
     /// Answer what is under way, leave the disk as it is for the next process, and end. Refused where that
     /// reads other formats of the journal.
     Handover {
@@ -97,8 +99,31 @@ pub struct Device {
     pub delays: u64,
     /// Why flushes fail from now on, a positive `errno`: one failed before.
     pub lost: Option<i32>,
+    /// Requests that the image refused and that are held, to be tried again.
+    #[serde(default)]
+    pub held: Option<Held>,
     /// The limits that hold.
     pub limits: Limits,
+}
+
+/// Requests that are held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Held {
+    /// How many.
+    pub requests: u64,
+    /// Why the last of them failed, a positive `errno`.
+    pub errno: i32,
+    /// The same in words.
+    pub why: String,
+}
+
+impl Held {
+    /// So many, of which the last failed with `errno`.
+    #[must_use]
+    pub fn new((requests, errno): (u64, i32)) -> Self {
+        Self { requests, errno, why: std::io::Error::from_raw_os_error(errno).to_string() }
+    }
 }
 
 /// Limits; `None` is none.

@@ -28,6 +28,7 @@ pub struct Stats {
     pub(crate) medium_errors: Counter,
     pub(crate) held: Counter,
     pub(crate) reissued: Counter,
+    pub(crate) stalled: Counter,
     pub(crate) notified: Counter,
     pub(crate) not_notified: Counter,
     pub(crate) events: Counter,
@@ -72,6 +73,9 @@ pub struct Snapshot {
     pub held: u64,
     /// Requests that a process before this one took and did not answer, begun anew.
     pub reissued: u64,
+    /// How often a request that the medium refused was kept to be tried again.
+    #[serde(default)]
+    pub stalled: u64,
     /// Notifications sent to the guest.
     pub notified: u64,
     /// Publications that the guest did not want to be notified of.
@@ -148,6 +152,7 @@ impl Stats {
             medium_errors: self.medium_errors.get(),
             held: self.held.get(),
             reissued: self.reissued.get(),
+            stalled: self.stalled.get(),
             notified: self.notified.get(),
             not_notified: self.not_notified.get(),
             events: self.events.get(),

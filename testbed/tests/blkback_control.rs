@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 
 use hypervisor::store::{Store as _, Transaction};
 use hypervisor::xenstore::Client;
-use nix::sys::signal::Signal;
 use serde_json::Value;
 use testbed::scene::{Process, Scene, until};
 

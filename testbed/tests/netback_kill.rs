@@ -118,7 +118,7 @@ fn print(what: &str, mut pauses: Vec<u64>, bytes: [u64; 2]) {
     pauses.sort_unstable();
     let at = |percent: usize| pauses[(pauses.len() - 1) * percent / 100];
     println!(
-        "{what}: {} kills; nobody served for {} ms (median), {} ms (90 %), {} ms (longest); {} MB went to the host \
+        "{what}: {} times; nobody served for {} ms (median), {} ms (90 %), {} ms (longest); {} MB went to the host \
          and {} MB to the guest, as they were",
         pauses.len(),
         at(50),
@@ -201,4 +201,68 @@ fn tcp_comes_through_fifty_kills_as_it_was_sent() {
     drop(stage.netfront);
     stage.watch.end().unwrap();
     stage.lan.end().unwrap();
+}
+
+#[test]
+fn tcp_comes_through_upgrades_as_it_was_sent() {
+    if !unless_here("tcp_comes_through_upgrades_as_it_was_sent") {
+        return;
+    }
+    let mut stage = Stage::new("netup");
+    let streams = Streams::begin(&stage.lan.host, &stage.namespace);
+    let mut pauses = Vec::new();
+    for _ in 0..6 {
+        streams.flow("bytes flow both ways");
+        let pid = stage.device()["pid"].clone();
+        let next = stage.lan.netback(&["--watch", "--takeover"]).unwrap();
+        let mut device = Value::Null;
+        until("another serves", || {
+            device = stage.device();
+            Ok(device["pid"].is_i64() && device["pid"] != pid && device["resumed"] == 1)
+        })
+        .unwrap();
+        pauses.push(device["pause_ms"].as_u64().unwrap());
+        let mut old = std::mem::replace(&mut stage.watch, next);
+        assert!(old.ended().unwrap().success(), "{}", old.written());
+    }
+    // One that leaves its interface to its watcher, and its limits with it.
+    stage.lan.ctl(&["limits", "--tx", "2000Mb/s"]).unwrap();
+    let limits = stage.device()["limits"].clone();
+    let pid = stage.device()["pid"].clone();
+    stage.lan.ctl(&["handover"]).unwrap();
+    until("another serves", || Ok(stage.device()["resumed"] == 1 && stage.device()["pid"] != pid))
+        .unwrap();
+    assert_eq!(stage.device()["limits"], limits);
+    streams.flow("bytes flow after the last");
+    print("netback, upgraded", pauses, streams.end());
+    stage.libxl.destroy(&stage.vif).unwrap();
+    drop(stage.netfront);
+    stage.watch.end().unwrap();
+    stage.lan.end().unwrap();
+}
+
+#[test]
+fn an_interface_of_ones_own_is_taken_over() {
+    if !unless_here("an_interface_of_ones_own_is_taken_over") {
+        return;
+    }
+    let mut lan = Lan::new("netown").unwrap();
+    lan.guest(&[], &[]).unwrap();
+    lan.guests[0].namespace.until_answered(&v4(1), 56).unwrap();
+    let streams = Streams::begin(&lan.host, &lan.guests[0].namespace);
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        streams.flow("bytes flow both ways");
+        let mut next =
+            lan.netback(&["--bridge", BRIDGE, "--domain", "guest2", "--takeover"]).unwrap();
+        until("it serves", || Ok(lan.ctl(&["list"])?[0]["resumed"] == 1)).unwrap();
+        let device = lan.ctl(&["list"]).unwrap()[0].clone();
+        assert_eq!(device["bridge"], BRIDGE);
+        pauses.push(device["pause_ms"].as_u64().unwrap());
+        std::mem::swap(&mut lan.guests[0].netback, &mut next);
+        assert!(next.ended().unwrap().success(), "{}", next.written());
+    }
+    streams.flow("bytes flow after the last");
+    print("netback of one's own, upgraded", pauses, streams.end());
+    lan.end().unwrap();
 }

@@ -13,7 +13,7 @@ use hypervisor::daemon::takeover;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::control::{Device, Limits, Request};
+use crate::control::{Device, Held, Limits, Request};
 use crate::device::queues::Disks;
 use crate::device::{Message, Resize};
 use crate::engine::Medium;
@@ -56,6 +56,13 @@ impl Desk for DeviceDesk {
                 value(&self.slot.ask(PATIENCE, change)?)
             }
             Request::Limits { iops, bytes } => self.limit(iops, bytes),
+            Request::Resume => {
+                let stalls = self.disks.stalls();
+                let held = stalls.now().map_or(0, |(requests, _)| requests);
+                stalls.resume();
+                self.slot.ask(PATIENCE, |reply| Message::Wake { reply })?;
+                value(&held)
+            }
             Request::Handover { formats } => {
                 if let Some(formats) = formats {
                     takeover::check(journal::VERSION, &formats)?;
@@ -104,6 +111,7 @@ impl DeviceDesk {
             unsaid: status.history.unsaid,
             delays: status.history.delays,
             lost: self.disks.lost(),
+            held: self.disks.stalls().now().map(Held::new),
             limits: Limits { iops, bytes },
         }
     }

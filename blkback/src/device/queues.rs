@@ -25,7 +25,7 @@ use crate::engine::Medium;
 use crate::image::Image;
 use crate::journal::Kept;
 use crate::policy::acquire::{Mapping, Reach};
-use crate::queue::{self, Command, Ended, Handle, Parts, Serving};
+use crate::queue::{self, Command, Ended, Handle, OnError, Parts, Serving, Stalls};
 use crate::stats::{Snapshot, Stats};
 use crate::throttle::Limits;
 use crate::validate::Rules;
@@ -86,6 +86,8 @@ pub struct Policy {
     pub mapping: Mapping,
     /// What the disk is to look like.
     pub manner: Manner,
+    /// What is done about a request that the medium refuses.
+    pub on_error: OnError,
 }
 
 impl Disks {
@@ -105,6 +107,7 @@ impl Disks {
         serving.waiting = policy.waiting;
         serving.reach = policy.reach;
         serving.mapping = policy.mapping;
+        serving.on_error = policy.on_error;
         Self {
             medium,
             manner: policy.manner,
@@ -140,6 +143,12 @@ impl Disks {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.serving.limits
+    }
+
+    /// What is kept of requests that the medium refused.
+    #[must_use]
+    pub fn stalls(&self) -> &Stalls {
+        &self.serving.stalls
     }
 
     /// Why flushes cannot succeed any more, a positive `errno`.
@@ -367,7 +376,10 @@ impl Disks {
         let Connection { peer, layout, features, queues: links, .. } = connection;
         let broken = Arc::new(Mutex::new(None));
         let counted = Arc::clone(&self.counted);
-        let mut queues = Queues { handles: Vec::new(), broken, counted, keys: None };
+        let serving = Arc::clone(&self.serving);
+        let journaled = kept.iter().all(Option::is_some);
+        let handles = Vec::new();
+        let mut queues = Queues { handles, broken, counted, serving, journaled, keys: None };
         lock(&self.counted).now.clear();
         for ((link, journal), queue) in links.into_iter().zip(kept).zip(0_u16..) {
             let slots = slots(link.ring.len());
@@ -445,6 +457,9 @@ pub struct Queues {
     /// The first reason for which a queue ended by itself.
     broken: Arc<Mutex<Option<Error>>>,
     counted: Arc<Mutex<Counted>>,
+    serving: Arc<Serving>,
+    /// Whether each queue has a journal.
+    journaled: bool,
     /// What the frontend wrote for this connection, and from which offer it chose.
     keys: Option<(Transport, Offer)>,
 }
@@ -478,6 +493,21 @@ impl Running for Queues {
             Err(Error::Peer(_)) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    fn leave(mut self) -> bool {
+        if !self.journaled || self.serving.stalls.now().is_none() {
+            // Finished at the end of the value's life.
+            return true;
+        }
+        // What is kept cannot be finished, and stands in the journals.
+        for handle in &self.handles {
+            handle.tell(Command::Stop);
+        }
+        for handle in self.handles.drain(..) {
+            let _ = handle.join();
+        }
+        false
     }
 
     fn finish(self) {

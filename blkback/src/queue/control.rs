@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring::Waiting;
 
+use super::stall::{OnError, Stalls};
 use crate::durability::Standing;
 use crate::policy::acquire::{Mapping, Reach};
 use crate::throttle::Limits;
@@ -37,6 +38,10 @@ pub struct Serving {
     pub waiting: Waiting,
     /// How long a queue keeps mapped, or allocated, what an idle guest does not use.
     pub idle: Duration,
+    /// What is done about a request that the medium refuses.
+    pub on_error: OnError,
+    /// What is kept of those.
+    pub stalls: Stalls,
 }
 
 impl Serving {
@@ -52,6 +57,8 @@ impl Serving {
             mapping: Mapping::default(),
             waiting: Waiting::default(),
             idle: Duration::from_secs(10),
+            on_error: OnError::default(),
+            stalls: Stalls::default(),
         }
     }
 }

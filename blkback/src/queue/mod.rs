@@ -14,6 +14,7 @@
 
 mod admit;
 mod control;
+mod stall;
 mod start;
 
 use std::collections::VecDeque;
@@ -28,6 +29,8 @@ use hypervisor::{HostError, PeerFault};
 use ring::{Listener, Polling, Waiting};
 
 pub use control::{Command, Control, Ended, Serving};
+use stall::Stalled;
+pub use stall::{OnError, Stalls};
 pub use start::{Handle, MachineParts, Parts, spawn, spawn_for_machine};
 
 use crate::acquire::{GuestMemory, InFlight};
@@ -68,6 +71,7 @@ where
     held_until: Option<u64>,
     staged: VecDeque<Ready<R::Slot, G::Hold, R::Place>>,
     submit: Submit<R::Slot, G::Hold, R::Place>,
+    stalled: Stalled<R::Slot, G::Hold, R::Place>,
     moved: Vec<Moved<InFlight<G::Hold, R::Place>>>,
     finished: Vec<Finished<R::Slot, G::Hold, R::Place>>,
     /// Answers were written that the guest was not shown.
@@ -122,6 +126,7 @@ where
             held_until: None,
             staged: VecDeque::with_capacity(BATCH),
             submit: Submit::default(),
+            stalled: Stalled::default(),
             moved: Vec::with_capacity(slots),
             finished: Vec::with_capacity(slots),
             unpublished: false,
@@ -180,6 +185,7 @@ where
     #[inline]
     fn round(&mut self, command: Command) -> Result<bool, Broken> {
         self.submit.retry(&mut self.engine);
+        let again = self.unstall(command)?;
         // A fault is acted on after what came before it was served.
         let (began, fault) = self.admit(command);
         if began {
@@ -207,7 +213,7 @@ where
         }
         match fault {
             Some(fault) => Err(fault.into()),
-            None => Ok(began || ended),
+            None => Ok(began || ended || again),
         }
     }
 
@@ -223,6 +229,9 @@ where
             let standing = &self.serving.standing;
             let done = complete(moved, &mut self.submit, &mut self.engine, standing);
             self.finished.extend(done);
+        }
+        if self.serving.on_error != OnError::Report {
+            self.stall();
         }
         if let Some(errno) = self.serving.standing.lost() {
             self.requests.lose(errno);
@@ -263,7 +272,8 @@ where
     }
 
     fn count_now(&self) {
-        let flying = self.submit.table.len().saturating_add(self.held.len());
+        let waiting = self.held.len().saturating_add(self.stalled.len());
+        let flying = self.submit.table.len().saturating_add(waiting);
         self.stats.in_flight.set(u64::try_from(flying).unwrap_or(u64::MAX));
         self.stats.mapped_pages.set(u64::try_from(self.memory.kept()).unwrap_or(u64::MAX));
         let (taken, answered) = self.requests.indexes();
@@ -292,6 +302,9 @@ where
         let now = self.clock.recent();
         let mut until = self.held_until;
         let mut sooner = |at: u64| until = Some(until.map_or(at, |until| until.min(at)));
+        if !self.stalled.is_empty() {
+            sooner(self.stalled.until);
+        }
         if self.memory.holds_back() {
             let idle = u64::try_from(self.serving.idle.as_nanos()).unwrap_or(u64::MAX);
             if self.last_work_ns.saturating_add(idle) <= now {
@@ -332,21 +345,24 @@ where
 
     /// Whether everything that was taken is answered.
     fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.submit.table.is_empty()
+        self.held.is_empty() && self.stalled.is_empty() && self.submit.table.is_empty()
     }
 
     /// Gives everything up that is left. The engine goes first: it waits for what the medium is doing
     /// with the guest's pages, and only then may the guest be told anything about them.
-    fn end(self, ended: &Ended) {
+    fn end(mut self, ended: &Ended) {
         let Self { mut requests, engine, channel, stats, mut submit, moved, clock, .. } = self;
         clock.pass();
         submit.clear_backlog();
         drop((engine, moved));
+        let stalled = self.stalled.take();
+        self.serving.stalls.gone(stalled.len());
+        let stalled = stalled.into_iter().map(|ready| ready.job);
         let held = self.held.into_iter().map(|request| request.job);
         let staged = self.staged.into_iter().map(|ready| ready.job);
         let finished = self.finished.into_iter().map(|done| done.job);
         let pending = submit.table.drain().map(|pending| pending.job);
-        for job in held.chain(staged).chain(finished).chain(pending) {
+        for job in held.chain(stalled).chain(staged).chain(finished).chain(pending) {
             match ended {
                 Ended::Failed(_) => {
                     let result = Err(libc::EIO);

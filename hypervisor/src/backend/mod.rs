@@ -242,6 +242,16 @@ pub trait Running {
     /// The store is gone.
     fn is_current<S: Store + ?Sized>(&self, seat: &Seat, store: &S) -> Result<bool, Error>;
 
+    /// Lets the rings go for another process to go on with. Says whether everything taken from them was answered; what
+    /// was not is [recalled](Service::recalls) there.
+    fn leave(self) -> bool
+    where
+        Self: Sized,
+    {
+        self.finish();
+        true
+    }
+
     /// Takes on nothing more, finishes what is under way, answers it, and lets the rings go.
     fn finish(self);
 }

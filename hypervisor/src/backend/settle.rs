@@ -296,9 +296,9 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
     ///
     /// The store is gone.
     pub fn pause<S: Transactions + ?Sized>(&mut self, store: &S) -> Result<(), Error> {
-        let attached = self.running.is_some();
-        self.detach();
-        if attached {
+        if let Some(running) = self.running.take()
+            && running.leave()
+        {
             hotplug::leave_paused(&self.seat, store)?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use blkback::control::{Counters, Device, Limits, Request, Ring};
+use blkback::control::{Counters, Device, Held, Limits, Request, Ring};
 use blkback::stats::Snapshot;
 use hypervisor::daemon::control::{Client, socket};
 use hypervisor::daemon::{table, watcher};
@@ -27,6 +27,7 @@ pub(crate) fn run(ctl: &Ctl) -> Result<()> {
         What::Counters => Request::Counters,
         What::Resize { size } => Request::Resize { size },
         What::Limits { iops, bytes } => Request::Limits { iops, bytes },
+        What::Resume => Request::Resume,
         What::Handover => Request::Handover { formats: None },
         What::Detach { force } => Request::Detach { force },
     };
@@ -45,6 +46,7 @@ pub(crate) fn run(ctl: &Ctl) -> Result<()> {
             println!("requests a second: {}", number_or_none(limits.iops));
             println!("bytes a second:    {}", limits.bytes.map_or("none".into(), size::show));
         }
+        What::Resume => println!("tried again: {}", read::<u64>(answer)?),
         What::Handover => println!("left as it is"),
         What::Detach { .. } => println!("detached"),
     }
@@ -152,6 +154,10 @@ fn list(ctl: &Ctl) -> Result<()> {
     for (_, d) in &found {
         if let Some(fault) = &d.fault {
             println!("{}: {fault}", d.image);
+        }
+        if let Some(held) = &d.held {
+            let Held { requests, why, .. } = held;
+            println!("{}: {requests} requests held: {why}", d.image);
         }
     }
     if ctl.control.is_none() {

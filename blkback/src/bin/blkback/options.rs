@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use blkback::engine::Choice;
 use blkback::image::Direct;
 use blkback::policy::acquire::Reach;
+use blkback::queue::OnError;
 use blkback::vdev::Vdev;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hypervisor::backend::{Spot, Wanted};
@@ -58,6 +59,28 @@ pub(crate) enum EngineName {
     Null,
     /// This process's memory. Needs no image.
     Memory,
+}
+
+/// What is done about a request that the image refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnErrorName {
+    /// Tell the guest.
+    Report,
+    /// Hold it where there is no space left, and tell the guest of anything else.
+    HoldFull,
+    /// Hold it, whatever the reason.
+    Hold,
+}
+
+impl OnErrorName {
+    /// What it says.
+    pub(crate) const fn policy(self) -> OnError {
+        match self {
+            Self::Report => OnError::Report,
+            Self::HoldFull => OnError::HoldFull,
+            Self::Hold => OnError::Hold,
+        }
+    }
 }
 
 /// How a guest's pages are reached.
@@ -180,6 +203,11 @@ pub(crate) struct Serve {
     /// The most bytes a second (100M, ...). Can be changed while running. 0 is no limit.
     #[arg(long, default_value = "0", value_parser = size::parse, value_name = "SIZE")]
     pub(crate) limit_bytes: u64,
+    /// What to do with a request that the image refuses. The guest sees an error, or a slow disk: what is held is
+    /// tried again by itself, after 0.1 s and then less and less often up to every 10 s, and by ctl resume.
+    /// Flushes that fail are always reported.
+    #[arg(long, value_enum, default_value_t = OnErrorName::Report, value_name = "WHAT")]
+    pub(crate) on_error: OnErrorName,
     /// Never sleep: each queue takes a whole processor. For measuring.
     #[arg(long, conflicts_with = "no_poll")]
     pub(crate) poll: bool,
@@ -275,6 +303,8 @@ pub(crate) enum What {
         #[arg(long, value_parser = size::parse)]
         bytes: Option<u64>,
     },
+    /// Try again at once what the image refused and is held (--on-error).
+    Resume,
     /// Answer what is under way, leave the disk as it is, and end the daemon: the next one of the same command
     /// goes on, and a watcher starts that at once. To leave no gap, start the next one with --takeover instead.
     Handover,

@@ -234,6 +234,7 @@ pub(crate) fn policy(options: &Serve, mapping: Mapping) -> Policy {
         _ => Waiting::default(),
     };
     policy.reach = options.reach.reach();
+    policy.on_error = options.on_error.policy();
     policy.manner.cdrom = options.cdrom;
     policy.manner.removable = options.removable || options.cdrom;
     policy.manner.keeps_all = options.no_discard;

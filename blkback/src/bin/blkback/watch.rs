@@ -20,7 +20,7 @@ use hypervisor::host::Domain;
 use nix::sys::signal::SigSet;
 use serde_json::json;
 
-use crate::options::{self, EngineName, ReachName, Serve};
+use crate::options::{self, EngineName, OnErrorName, ReachName, Serve};
 use crate::start;
 
 /// Serves every device that is ours, and with an `image`, of those only the ones configured for it.
@@ -145,6 +145,9 @@ fn passed_on(options: &Serve) -> Vec<OsString> {
     add("--direct", options.direct.to_string());
     if options.engine != EngineName::Auto {
         add("--engine", options::name(options.engine));
+    }
+    if options.on_error != OnErrorName::Report {
+        add("--on-error", options::name(options.on_error));
     }
     if options.reach != ReachName::Auto {
         add("--reach", options::name(options.reach));

@@ -7,7 +7,6 @@ use crate::backend::mailbox::Mailbox;
 use crate::backend::settle::Backend;
 use crate::backend::toolstack::{self, Order};
 use crate::backend::{Meeting, Platform, Service};
-use crate::xenbus::Pair;
 use crate::xenbus::device::Removed;
 use crate::{DomId, Error};
 
@@ -83,11 +82,7 @@ where
     }
 
     /// The device that a process before this one made for `guest`, where the guest's rings can be gone on with.
-    fn go_on(
-        &self,
-        guest: &Guest,
-        plan: &Plan<V::Offer>,
-    ) -> Result<Option<(Pair, Backend<H, V>)>, Error> {
+    fn go_on(&self, guest: &Guest, plan: &Plan<V::Offer>) -> Result<Option<Served<H, V>>, Error> {
         let Some(pair) = toolstack::stands(self.control, plan.me, guest, V::KIND, &plan.order)?
         else {
             return Ok(None);
@@ -96,17 +91,19 @@ where
         let (offer, waker) = (plan.offer.clone(), self.mailbox.waker());
         let mut backend = Backend::adopt(parts, self.store, &pair, None, offer, waker)?;
         backend.history = self.board.read().history;
-        Ok(backend.goes_on().then_some((pair, backend)))
+        let guest = guest.clone();
+        Ok(backend.goes_on().then_some(Served { guest, pair, backend }))
     }
 
     /// Makes the device for `guest`, or goes on with one that a process before this one made in the same way.
     fn begin(&mut self, guest: Guest, plan: &Plan<V::Offer>) -> Result<(), Error> {
         self.service.prepare(&guest, plan.order.number)?;
-        if let Some((pair, backend)) = self.go_on(&guest, plan)? {
-            self.watch(&pair)?;
-            tracing::info!(%guest, device = pair.back.directory, "going on with the device");
-            self.board.lock().guest = Some(guest.clone());
-            self.served = Some(Served { guest, pair, backend });
+        if let Some(served) = self.go_on(&guest, plan)? {
+            self.watch(&served.pair)?;
+            let device = &served.pair.back.directory;
+            tracing::info!(%guest, device, "going on with the device");
+            self.board.lock().guest = Some(guest);
+            self.served = Some(served);
             return Ok(());
         }
         let pair = match toolstack::make(self.control, plan.me, &guest, V::KIND, &plan.order) {
