@@ -121,6 +121,11 @@ impl Stage {
     }
 }
 
+/// How many times to kill under fio: as `KILLS` in the environment has it.
+fn many() -> usize {
+    std::env::var("KILLS").ok().and_then(|many| many.parse().ok()).unwrap_or(50)
+}
+
 /// Prints how long the pauses were, in milliseconds.
 fn print(what: &str, kills: &[(u64, u64)]) {
     let mut pauses: Vec<u64> = kills.iter().map(|(pause, _)| *pause).collect();
@@ -143,16 +148,21 @@ fn fio_does_not_notice_fifty_kills() {
     if !fio::unless_here("fio while blkback is killed") {
         return;
     }
+    let kills = many();
+    // As long as there is somebody to be killed.
+    let (checked, trimmed) = (kills.div_ceil(5), kills.div_ceil(16));
     // The guest's own buffers, granted while it runs, and such that each queue keeps and copies through.
-    for (bounce, times) in [("1", 30), ("0", 20)] {
+    for (bounce, times) in [("1", kills * 3 / 5), ("0", kills * 2 / 5)] {
         // So slow that it is not over before.
         let stage = Stage::new("kill", &["--limit-iops", "150"]);
         // Blocks of more than 11 segments go in indirect requests.
-        let jobs = "[checked]\nrw=randrw\nbsrange=512-128k\nblockalign=512\niodepth=32\nverify=crc32c\n\
-                    fsync=16\nsize=16M\nloops=10\n\
-                    [trimmed]\nrw=randtrimwrite\nbs=4k\niodepth=16\nverify=crc32c\nfsync=32\noffset=16M\n\
-                    size=8M\nloops=3\n";
-        let mut command = fio::command(&stage.scene, "kill", jobs).unwrap();
+        let jobs = format!(
+            "[checked]\nrw=randrw\nbsrange=512-128k\nblockalign=512\niodepth=32\nverify=crc32c\n\
+             fsync=16\nsize=16M\nloops={checked}\n\
+             [trimmed]\nrw=randtrimwrite\nbs=4k\niodepth=16\nverify=crc32c\nfsync=32\noffset=16M\n\
+             size=8M\nloops={trimmed}\n"
+        );
+        let mut command = fio::command(&stage.scene, "kill", &jobs).unwrap();
         command.env("DOMKIT_FIO_BOUNCE", bounce).env("DOMKIT_FIO_QUEUES", "2");
         let mut guest = stage.scene.start_command("fio", command).unwrap();
         let disk = stage.attach();
