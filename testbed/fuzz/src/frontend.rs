@@ -11,15 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use blkback::acquire::{GuestMemory, InPage};
 use blkback::queue::{Command, Control, Serving};
-use blkback::receive::{Answer, Duty, RawRequest, Requests, XenRing};
-use blkback::segments::{Asked, Segment as Placed};
+use blkback::receive::{Answer, Duty, Gathered, RawRequest, Requests, XenRing};
+use blkback::segments::Segment as Placed;
 use blkback::validate::Refusal;
 use hypervisor::memory::Memory;
 use hypervisor::{DomId, GrantRef, PAGE_SIZE, PeerFault};
 use ring::layout::{HEADER, Word};
 use ring::wire::blkif::{
-    Abi, Blkif, Discard, Indirect, Kind, Layout, MAX_INDIRECT_PAGES, Request, Response, Segment,
-    Segments, Status, Transfer, X86_64, operation,
+    Abi, Blkif, Discard, Indirect, Kind, Layout, MAX_INDIRECT_PAGES, Request, Segment, Segments,
+    Status, Transfer, X86_64, operation,
 };
 use ring::{Notify, Protocol, Recheck, protocol::SlotBytes};
 
@@ -274,7 +274,7 @@ impl Requests for Audited {
         memory: &mut G,
         unit: u32,
         into: &mut Vec<Placed<InPage>>,
-    ) -> Result<Asked, Refusal> {
+    ) -> Result<Gathered, Refusal> {
         self.ring.gather(asked, memory, unit, into)
     }
 

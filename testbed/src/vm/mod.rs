@@ -41,6 +41,8 @@ pub struct Machine {
     pub files: Vec<(String, PathBuf)>,
     /// Kernel modules that are loaded before the script runs, by their names.
     pub modules: Vec<String>,
+    /// What QEMU is told beside that: devices, for one.
+    pub arguments: Vec<String>,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
@@ -57,6 +59,7 @@ impl Machine {
             script: script.into(),
             files: Vec::new(),
             modules: Vec::new(),
+            arguments: Vec::new(),
             cpus: 2,
             memory_mib: 1024,
             limit: Duration::from_secs(600),
@@ -83,7 +86,8 @@ impl Machine {
             .arg(kernel.image())
             .arg("-initrd")
             .arg(&initramfs)
-            .args(["-append", "console=ttyS0 panic=-1 quiet"]);
+            .args(["-append", "console=ttyS0 panic=-1 quiet"])
+            .args(&self.arguments);
         let output = to_its_end(qemu, self.limit).context("a machine in QEMU")?;
         let console = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         if !console.lines().any(|line| line == WELL) {

@@ -136,6 +136,8 @@ fn list(ctl: &Ctl) -> Result<()> {
     for (_, d) in &found {
         let guest = match d.guest_id {
             Some(id) => format!("{} ({id})", d.guest),
+            // A virtual machine has no number.
+            None if d.state == "connected" => d.guest.clone(),
             None => format!("{} (awaited)", d.guest),
         };
         rows.push(vec![
