@@ -99,6 +99,8 @@ impl Drop for Server {
         if let Some(listening) = self.listening.take() {
             let _ = listening.join();
         }
+        // While somebody may wait for our end, who is to listen here next.
+        let _ = std::fs::remove_file(&self.path);
         // Only their reading side: one who asked for the end is to read that it came.
         let clients = self.shared.clients();
         for (_, client) in clients.iter() {
@@ -108,7 +110,6 @@ impl Drop for Server {
         let waited =
             self.shared.left.wait_timeout_while(clients, PATIENCE, |clients| !clients.is_empty());
         drop(waited);
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
