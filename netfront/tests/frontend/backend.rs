@@ -293,8 +293,11 @@ impl Backend {
                     }
                 }
                 self.domain.copy(self.seat.peer, &mut ops).unwrap();
-                assert!(ops.iter().all(|op| op.status.is_okay()));
-                self.sent.push((bytes, packet.offload));
+                if ops.iter().all(|op| op.status.is_okay()) {
+                    self.sent.push((bytes, packet.offload));
+                } else {
+                    self.must_have_left();
+                }
             }
             Content::Multicast(change) => self.multicast.push(change),
             Content::Dropped(dropped) => panic!("the frontend sent {dropped}"),
@@ -323,12 +326,13 @@ impl Backend {
         if (queue.rx.look().unwrap() as usize) < fit.slots() {
             return false;
         }
-        let put = |gref: GrantRef, offset: u16, local: &mut [u8]| {
+        let mut refused = false;
+        let mut put = |gref: GrantRef, offset: u16, local: &mut [u8]| {
             let direction = Direction::ToPeer;
             let status = GrantStatus::GENERAL_ERROR;
             let mut ops = [CopyOp { gref, offset, direction, local, status }];
             domain.copy(peer, &mut ops).unwrap();
-            assert!(ops[0].status.is_okay(), "{gref}: {}", ops[0].status);
+            refused |= !ops[0].status.is_okay();
         };
         for n in 0..fit.slots() {
             let (request, slot) = queue.rx.take_request().unwrap().unwrap();
@@ -346,7 +350,15 @@ impl Backend {
         if queue.rx.publish().is_needed() {
             queue.notify(true);
         }
+        if refused {
+            self.must_have_left();
+        }
         true
+    }
+
+    /// A page was refused: the frontend takes pages back only after it has said that it leaves.
+    fn must_have_left(&self) {
+        assert_ne!(self.front_state(), State::Connected, "a page was refused");
     }
 
     /// Lets go of everything but the store, as a killed process would.
