@@ -76,7 +76,8 @@ impl Served {
     /// A machine that has this disk, and runs `script`.
     fn machine(&self, script: &str) -> vm::Machine {
         let mut machine = vm::Machine::new(script);
-        machine.modules = ["virtio_pci", "virtio_blk", "ext4"].map(str::to_owned).to_vec();
+        machine.modules =
+            ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"].map(str::to_owned).to_vec();
         let memory = "memory-backend-memfd,id=ram,size=1024M,share=on".to_owned();
         let socket = format!("socket,id=disk,path={},reconnect=1", shown(&self.path("disk.sock")));
         let device = "vhost-user-blk-pci,chardev=disk,num-queues=2".to_owned();
