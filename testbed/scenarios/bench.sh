@@ -1,5 +1,5 @@
 # about: three backends side by side in one stock guest: the kernel's over loop, QEMU's qdisk, blkback
-# takes: 25 min
+# takes: 15 min
 # limit: 5400
 
 # Each serves images of the same size on the same file system of Dom0, written in full beforehand. In the mode
@@ -12,7 +12,7 @@
 # What counts is a ratio within one run: all is emulated. Units: requests a second as fio sees them; microseconds of
 # Dom0's CPUs for each request that the guest's disk counted, by the kernel's clock of 10 ms.
 # Results: the table that is printed, the same in /logs/bench.json, and every measurement in /logs/rounds.json.
-rounds=${BENCH_ROUNDS:-3} seconds=${BENCH_SECONDS:-4} mib=64
+rounds=${BENCH_ROUNDS:-4} seconds=${BENCH_SECONDS:-2} mib=64
 modes=(${BENCH_MODES:-cached direct})
 backends=(kernel qdisk blkback)
 workloads=(
