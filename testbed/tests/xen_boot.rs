@@ -12,7 +12,7 @@ fn xen_boots_and_a_stock_guest_uses_a_disk() {
     if !skip::unless_installed(test, &[QEMU]) {
         return;
     }
-    let bed = match Bed::prepare(&xen::cache_folder(), false, &|what| eprintln!("{what}")) {
+    let bed = match Bed::prepare(&xen::cache_folder(), None, false, &|what| eprintln!("{what}")) {
         Ok(bed) => bed,
         Err(error) => return skip::because(test, &format!("{error:#}")),
     };

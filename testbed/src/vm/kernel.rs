@@ -74,7 +74,8 @@ impl Kernel {
         name.context("the kernel's modules lie in no folder of its version")
     }
 
-    /// The files of `modules` and of all that they need, each after what it needs.
+    /// The files of `modules` and of all that they need, each after what it needs. What is built into the kernel has
+    /// none.
     ///
     /// # Errors
     ///
@@ -86,11 +87,18 @@ impl Kernel {
         }
         let mut files = BTreeMap::new();
         collect(&self.modules.join("kernel"), &mut files)?;
-        let mut begun = BTreeSet::new();
+        let mut begun = self.built_in()?;
         for module in modules {
             append(module, &files, &mut begun, &mut order)?;
         }
         Ok(order)
+    }
+
+    /// The names of what would be modules and is part of the image.
+    fn built_in(&self) -> Result<BTreeSet<String>> {
+        let list = self.modules.join("modules.builtin");
+        let list = fs::read_to_string(&list).with_context(|| format!("read {}", list.display()))?;
+        Ok(list.lines().filter_map(|path| Some(name_of(path.rsplit('/').next()?))).collect())
     }
 }
 

@@ -37,12 +37,19 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// The bed in `cache`, made if there is none. With `refresh`, one of the newest packages.
+    /// The bed in `cache`, made if there is none. With `refresh`, one of the newest packages; with `release`, one
+    /// of that release of Debian, which has a cache of its own in there.
     ///
     /// # Errors
     ///
     /// A package cannot be had, or an image not be made.
-    pub fn prepare(cache: &Path, refresh: bool, say: &dyn Fn(&str)) -> Result<Self> {
+    pub fn prepare(
+        cache: &Path,
+        release: Option<&str>,
+        refresh: bool,
+        say: &dyn Fn(&str),
+    ) -> Result<Self> {
+        let cache = &release.map_or_else(|| cache.to_owned(), |release| cache.join(release));
         fs::create_dir_all(cache).with_context(|| format!("make {}", cache.display()))?;
         // The root's own loader is given absolute paths.
         let cache = &fs::canonicalize(cache)?;
@@ -51,7 +58,7 @@ impl Bed {
         if !refresh && let Some(bed) = Self::at(cache, &pointer)? {
             return Ok(bed);
         }
-        let debs = debs::gather(cache, say)?;
+        let debs = debs::gather(cache, release, say)?;
         let names: Vec<_> = debs.iter().filter_map(|deb| deb.file_name()?.to_str()).collect();
         let key = cache::key([recipe_key().as_str()].into_iter().chain(names.iter().copied()));
         let folder = cache.join(format!("bed-{key}"));
@@ -122,6 +129,7 @@ fn forget_others(cache: &Path, kept: &Path) -> Result<()> {
 fn make(debs: &[PathBuf], folder: &Path, say: &dyn Fn(&str)) -> Result<()> {
     say(&format!("unpacking {} packages", debs.len()));
     let root = Root::unpack(debs, folder.join("root"))?;
+    plain_modules(&root)?;
     let kernel = Kernel::within(&root.folder)?;
     fs::copy(kernel.image(), folder.join("vmlinuz"))?;
     unzip(&hypervisor(&root)?, &folder.join("xen"))?;
@@ -132,6 +140,16 @@ fn make(debs: &[PathBuf], folder: &Path, say: &dyn Fn(&str)) -> Result<()> {
     say("making the root image of Dom0");
     image(&root, &folder.join("dom0.img"))?;
     cache::remove(&root.folder)
+}
+
+/// Kernel modules as they are loaded: from Debian 13 on they come compressed.
+fn plain_modules(root: &Root) -> Result<()> {
+    let modules = root.folder.join("usr/lib/modules");
+    if !modules.exists() {
+        return Ok(());
+    }
+    let script = "find \"$1\" -name '*.ko.xz' -print0 | xargs -0 -r -P 2 -n 64 xz -d";
+    succeed(Command::new("sh").args(["-c", script, "sh"]).arg(modules)).map(drop)
 }
 
 fn hypervisor(root: &Root) -> Result<PathBuf> {

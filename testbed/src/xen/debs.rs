@@ -2,7 +2,8 @@
 //!
 //! apt is told that nothing is installed (an empty status file), so that it names the whole closure. It
 //! uses the machine's package lists, or makes lists of its own in the cache where there are none; either
-//! way it checks signatures as always. Next: [`super::root`] unpacks what is here.
+//! way it checks signatures as always. Another release than the machine's comes from the same archive, by lists
+//! of its own. Next: [`super::root`] unpacks what is here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,19 +13,29 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::recipe;
 
+/// What the archive's releases are signed with.
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// apt, as it works for us.
 struct Apt<'a> {
     cache: &'a Path,
     /// Whether the package lists are our own.
     own_lists: bool,
+    /// Which release, if not the machine's: by a list of sources in the cache.
+    release: Option<&'a str>,
 }
 
-/// The files of all packages that a bed is made of, fetched where they are missing.
+/// The files of all packages that a bed is made of, fetched where they are missing; of the machine's own
+/// release of Debian, or of the one named.
 ///
 /// # Errors
 ///
 /// There is no apt, or it does not know or cannot fetch a package; the error holds what it said.
-pub(super) fn gather(cache: &Path, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
+pub(super) fn gather(
+    cache: &Path,
+    release: Option<&str>,
+    say: &dyn Fn(&str),
+) -> Result<Vec<PathBuf>> {
     ensure!(
         Path::new("/usr/bin/apt-get").exists() && Path::new("/usr/bin/dpkg-deb").exists(),
         "real Xen comes from Debian's packages, and there is no apt-get here: use Debian 12 or later, \
@@ -34,13 +45,27 @@ pub(super) fn gather(cache: &Path, say: &dyn Fn(&str)) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(cache.join(folder))?;
     }
     fs::write(cache.join("no-packages"), "")?;
-    let theirs = Apt { cache, own_lists: false };
-    let ours = Apt { cache, own_lists: true };
-    theirs.fetch(say).or_else(|_| {
+    let theirs = Apt { cache, own_lists: false, release: None };
+    let ours = Apt { cache, own_lists: true, release };
+    let refreshed = |apt: &Apt<'_>| {
         say("refreshing the package lists (in the cache)");
-        ours.run(&["update", "-qq"])?;
-        ours.fetch(say)
-    })
+        apt.run(&["update", "-qq"])
+    };
+    let Some(release) = release else {
+        return theirs.fetch(say).or_else(|_| {
+            refreshed(&ours)?;
+            ours.fetch(say)
+        });
+    };
+    let archive = theirs.archive().or_else(|_| {
+        let own = Apt { own_lists: true, ..theirs };
+        refreshed(&own)?;
+        own.archive()
+    })?;
+    let sources = format!("deb [signed-by={KEYS}] {archive} {release} main\n");
+    fs::write(cache.join("sources.list"), sources)?;
+    refreshed(&ours).with_context(|| format!("Debian release '{release}'"))?;
+    ours.fetch(say)
 }
 
 impl Apt<'_> {
@@ -58,6 +83,14 @@ impl Apt<'_> {
             ensure!(file.exists(), "apt-get did not fetch {}", file.display());
         }
         Ok(files)
+    }
+
+    /// Where the machine has Debian's main archive from.
+    fn archive(&self) -> Result<String> {
+        let targets = ["indextargets", "--format", "$(ORIGIN)/$(LABEL) $(REPO_URI)"];
+        let all = self.run(&[&targets[..], &["Created-By: Packages"]].concat())?;
+        let found = all.lines().find_map(|line| line.strip_prefix("Debian/Debian "));
+        Ok(found.context("apt's sources name no archive of Debian's")?.to_owned())
     }
 
     /// The newest hypervisor that the lists know, and the tools of that version.
@@ -106,6 +139,10 @@ impl Apt<'_> {
         ];
         if self.own_lists {
             options.push(option("Dir::State::lists", "lists"));
+        }
+        if self.release.is_some() {
+            options.push(option("Dir::Etc::sourcelist", "sources.list"));
+            options.push("Dir::Etc::sourceparts=-".into());
         }
         if nix::unistd::geteuid().is_root() {
             // Its own user cannot write below a home folder.

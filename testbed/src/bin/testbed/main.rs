@@ -13,7 +13,7 @@ use testbed::programs::{self, Build};
 use testbed::xen::scenario::{self, Scenario};
 use testbed::xen::{self, Bed, Verdict};
 
-use crate::options::{Cli, Command, Machine, Run};
+use crate::options::{Cli, Command, Machine, Packages, Run};
 
 fn main() -> ExitCode {
     match dispatch(Cli::parse().command) {
@@ -27,8 +27,8 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Prepare { refresh } => {
-            let bed = prepare(refresh)?;
+        Command::Prepare { refresh, packages } => {
+            let bed = prepare(refresh, &packages)?;
             println!("ready: {}", bed.file("").display());
         }
         Command::Run(run) => return scenarios(&run),
@@ -51,7 +51,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
 
 /// The bed, and the programs that go into it.
 fn ready(machine: &Machine) -> Result<Bed> {
-    let bed = prepare(false)?;
+    let bed = prepare(false, &machine.packages)?;
     if machine.programs.is_none() {
         eprintln!("testbed: building the project's programs");
         programs::all(Build::Static)?;
@@ -59,8 +59,9 @@ fn ready(machine: &Machine) -> Result<Bed> {
     Ok(bed)
 }
 
-fn prepare(refresh: bool) -> Result<Bed> {
-    Bed::prepare(&xen::cache_folder(), refresh, &|what| eprintln!("testbed: {what}"))
+fn prepare(refresh: bool, packages: &Packages) -> Result<Bed> {
+    let release = packages.debian.as_deref();
+    Bed::prepare(&xen::cache_folder(), release, refresh, &|what| eprintln!("testbed: {what}"))
 }
 
 fn list(json: bool) -> Result<()> {

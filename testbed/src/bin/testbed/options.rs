@@ -13,6 +13,7 @@ Examples:
   testbed run --script try.sh        a scenario of yours: shell commands for Dom0
   testbed shell                      Dom0 on this terminal, with xl and the project's programs
   testbed shell --command 'xl info'  one command in a Dom0 of its own
+  testbed run boot --debian trixie   the same with that release's Xen and Linux
   testbed prepare --refresh          take newer packages
 
 A real Xen hypervisor boots in QEMU with a Debian Dom0; its guests are stock Debian kernels. Nothing is
@@ -35,6 +36,8 @@ pub(crate) enum Command {
         /// Look for newer packages, and make the images anew if there are any.
         #[arg(long)]
         refresh: bool,
+        #[command(flatten)]
+        packages: Packages,
     },
     /// Run scenarios; the exit status says whether all passed.
     Run(Run),
@@ -83,7 +86,25 @@ pub(crate) struct Run {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Packages {
+    /// Another release of Debian than this machine's, and so another Xen and Linux: bookworm has Xen 4.17, trixie
+    /// 4.20.
+    #[arg(long, value_name = "RELEASE", value_parser = release)]
+    pub(crate) debian: Option<String>,
+}
+
+/// A name like a release's: it becomes a folder's, and part of a line of apt's.
+fn release(name: &str) -> Result<String, String> {
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase()) {
+        return Err("a release's name is lower-case letters, such as trixie".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Machine {
+    #[command(flatten)]
+    pub(crate) packages: Packages,
     /// Use the processor's virtualisation, where it can nest; else all is emulated.
     #[arg(long)]
     kvm: bool,
