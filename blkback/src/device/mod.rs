@@ -32,7 +32,7 @@ pub const KIND: &Kind = &Kind {
     option: "--vdev",
     label,
     detach: "xl block-detach",
-    script: "block-domkit",
+    script: is_ours,
     live: &[],
     wishes: &[],
     reconfigures: false,
@@ -51,6 +51,30 @@ pub struct Resize {
     pub size: Option<u64>,
 }
 
+/// Whether the hotplug script called `name` is ours, for a disk of type `kind`. For disks of type `vbd3` that name
+/// none, libxl from 4.19 on runs `block-tap`, in whose place ours may be installed (`libxl_disk.c`, RELEASE-4.20).
+fn is_ours(kind: &str, name: &str) -> bool {
+    name == "block-domkit" || (kind == "vbd3" && name == "block-tap")
+}
+
 fn label(number: u32) -> Result<String, ConfigError> {
     Ok(number.to_string().parse::<Vdev>()?.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_ours;
+
+    #[test]
+    fn blktaps_script_is_ours_for_its_type_of_disk_only() {
+        for (kind, name, ours) in [
+            ("vbd", "block-domkit", true),
+            ("vbd3", "block-domkit", true),
+            ("vbd3", "block-tap", true),
+            ("vbd", "block-tap", false),
+            ("vbd3", "block", false),
+        ] {
+            assert_eq!(is_ours(kind, name), ours, "{kind}, {name}");
+        }
+    }
 }

@@ -116,7 +116,8 @@ impl Adopted {
         let name = guest::name(store, spot.front)?;
         let name = name.unwrap_or_else(|| format!("domain-{}", spot.front));
         let guest = Guest { id: spot.front, name };
-        let hotplug = Hotplug::by_script(script.as_deref(), kind.script);
+        let ours = |name: &str| (kind.script)(&spot.kind, name);
+        let hotplug = Hotplug::by_script(script.as_deref(), ours);
         Ok(Some(Self { spot: spot.clone(), pair, guest, label, hotplug }))
     }
 

@@ -84,8 +84,9 @@ pub struct Kind {
     pub label: fn(u32) -> Result<String, ConfigError>,
     /// What has a toolstack take one away: `xl block-detach`.
     pub detach: &'static str,
-    /// The hotplug script that passes on what the backend says ([`Hotplug::Ours`]).
-    pub script: &'static str,
+    /// Whether a device of this type has, in the hotplug script of that name, one that passes on what the
+    /// backend says ([`Hotplug::Ours`]).
+    pub script: fn(&str, &str) -> bool,
     /// The keys of our own directory that a toolstack may change while the device is in use. Any
     /// change of theirs is met by [`Running::reread`].
     pub live: &'static [&'static str],

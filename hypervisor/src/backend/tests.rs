@@ -19,7 +19,7 @@ const TOY: &Kind = &Kind {
     option: "--number",
     label: |number| Ok(number.to_string()),
     detach: "xl toy-detach",
-    script: "toy-domkit",
+    script: |_, name| name == "toy-domkit",
     live: &["rate"],
     wishes: &[],
     reconfigures: true,

@@ -33,7 +33,7 @@ pub const KIND: &Kind = &Kind {
     label,
     detach: "xl network-detach",
     // Those that toolstacks bring find the interface by its name: none has to be told anything.
-    script: "",
+    script: |_, _| false,
     live: &[keys::RATE.name],
     wishes: &[keys::REQUEST_MULTICAST_CONTROL.name],
     reconfigures: true,
