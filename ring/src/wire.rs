@@ -6,6 +6,7 @@
 pub mod blkif;
 pub mod netif;
 pub mod virtio_blk;
+pub mod virtio_net;
 
 /// The `N` bytes at `offset`; zeroes where there are none.
 #[inline]

@@ -6,6 +6,7 @@
 //!   outcome <──────── the daemon              what it says: on stdout, on stderr, to its supervisor
 //!   program ─────────> the daemon             started once more, for one device
 //!   takeover <───────> the daemon before      hands its device over, and ends
+//!   machine            the first three, around a device of a virtual machine's
 //!   watcher            both of these, and control, for who starts daemons
 //! ```
 //!
@@ -13,6 +14,8 @@
 //! and memory.
 
 pub mod control;
+#[cfg(feature = "vhost-user")]
+pub mod machine;
 pub mod outcome;
 pub mod program;
 pub mod signals;

@@ -10,10 +10,10 @@ use crate::{EventPort, HostError};
 
 /// By which the driver tells of what it made available (*kick*), and is told of what was used (*call*). The monitor
 /// may replace the latter at any time; without one, the driver looks by itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bell {
     pub(super) number: u16,
-    pub(super) kick: OwnedFd,
+    pub(super) kick: Arc<OwnedFd>,
     pub(super) call: Call,
 }
 

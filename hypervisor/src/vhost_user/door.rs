@@ -30,6 +30,13 @@ pub enum Door {
         /// Not to be tried before.
         next: Instant,
     },
+    /// Nobody is let in.
+    Closed {
+        /// Where the socket lies, or would.
+        path: PathBuf,
+        /// Whether it is ours.
+        ours: bool,
+    },
 }
 
 impl Door {
@@ -79,12 +86,34 @@ impl Door {
         Self::Theirs { path: path.to_owned(), next: Instant::now() }
     }
 
+    /// Lets nobody in until it is [opened](Self::open) again.
+    pub fn close(&mut self) {
+        let closed = match self {
+            // A socket that somebody else made stays theirs: whoever comes meanwhile waits.
+            Self::Ours { path: Some(path), .. } => Self::Closed { path: path.clone(), ours: true },
+            Self::Theirs { path, .. } => Self::Closed { path: path.clone(), ours: false },
+            Self::Ours { path: None, .. } | Self::Closed { .. } => return,
+        };
+        *self = closed;
+    }
+
+    /// Lets monitors in again, after it was closed.
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen).
+    pub fn open(&mut self) -> Result<(), Error> {
+        let Self::Closed { path, ours } = &*self else { return Ok(()) };
+        *self = if *ours { Self::listen(path)? } else { Self::connect(path) };
+        Ok(())
+    }
+
     /// What polls readable when somebody may have come, where that is how it is known.
     #[must_use]
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Ours { listener, .. } => Some(listener.as_fd()),
-            Self::Theirs { .. } => None,
+            Self::Theirs { .. } | Self::Closed { .. } => None,
         }
     }
 
@@ -92,7 +121,7 @@ impl Door {
     #[must_use]
     pub const fn next(&self) -> Option<Instant> {
         match self {
-            Self::Ours { .. } => None,
+            Self::Ours { .. } | Self::Closed { .. } => None,
             Self::Theirs { next, .. } => Some(*next),
         }
     }
@@ -104,6 +133,7 @@ impl Door {
     /// The host cannot.
     pub fn come(&mut self) -> Result<Option<Socket>, HostError> {
         let stream = match self {
+            Self::Closed { .. } => return Ok(None),
             Self::Ours { listener, .. } => match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if passing(&error) => return Ok(None),

@@ -51,5 +51,14 @@ pub const LOG_ALL: u64 = 1 << 26;
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
+/// `VHOST_USER_PROTOCOL_F_RARP`: a network device tells the network where the machine is, by [`SEND_RARP`].
+pub const RARP: u64 = 1 << 2;
+/// `VHOST_USER_PROTOCOL_F_NET_MTU`: a network device is told the largest payload, by [`NET_SET_MTU`].
+pub const NET_MTU: u64 = 1 << 4;
+/// `VHOST_USER_SEND_RARP`: the machine is here now; 64 bits, the first six bytes of which are its address.
+pub const SEND_RARP: u32 = 19;
+/// `VHOST_USER_NET_SET_MTU`: the largest payload, in 64 bits.
+pub const NET_SET_MTU: u32 = 20;
+
 /// What every device can do.
 pub const TRANSPORT: u64 = INDIRECT | EVENT_INDEX | VERSION_1 | LOG_ALL | PROTOCOL_FEATURES;

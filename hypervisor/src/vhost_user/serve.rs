@@ -68,10 +68,8 @@ impl<C, A> Serving<C, A> {
                 match message {
                     Message::Change { change: what, reply } => {
                         let done = change(what).map_err(|error| error.to_string());
-                        if done.is_ok()
-                            && let Some(session) = &session
-                        {
-                            self.announce(session);
+                        if done.is_ok() {
+                            self.changed(device, &mut session);
                         }
                         // Who asked may be gone.
                         let _ = reply.send(done);
@@ -134,13 +132,31 @@ impl<C, A> Serving<C, A> {
         })
     }
 
-    fn announce<D: Device>(&mut self, session: &Session<'_, D>) {
-        match session.configuration_changed() {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!(
-                "this monitor cannot be told of a change; the machine sees it when it looks"
-            ),
-            Err(error) => self.say(&error.into()),
+    /// The device is another: tells the monitor, or lets it go where that is how its machine notices.
+    fn changed<'a, D: Device>(&mut self, device: &'a D, session: &mut Option<Session<'a, D>>) {
+        let told = match session.as_ref().map(Session::configuration_changed) {
+            None => false,
+            Some(Ok(told)) => told,
+            Some(Err(error)) => {
+                self.say(&error.into());
+                false
+            }
+        };
+        if device.is_plugged() {
+            if session.is_some() && !told {
+                tracing::warn!(
+                    "this monitor cannot be told of a change; the machine sees it when it looks"
+                );
+            }
+            if let Err(error) = self.door.open() {
+                self.say(&error);
+            }
+        } else if !told {
+            self.door.close();
+            if session.take().is_some() {
+                self.show(0);
+                tracing::info!("the monitor is let go, for its machine to notice");
+            }
         }
     }
 

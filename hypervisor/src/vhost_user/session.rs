@@ -36,6 +36,27 @@ pub trait Device {
     /// The bytes of its configuration, as they are now.
     fn configuration(&self) -> Vec<u8>;
 
+    /// What its kind has of the protocol (`VHOST_USER_PROTOCOL_F_*`), beside what every device has.
+    fn protocol(&self) -> u64 {
+        0
+    }
+
+    /// Does what a message of its kind says. `false` where it knows of no such message.
+    ///
+    /// # Errors
+    ///
+    /// It makes no sense, or cannot be done.
+    fn told(&self, what: u32, payload: &[u8]) -> Result<bool, Error> {
+        let _ = (what, payload);
+        Ok(false)
+    }
+
+    /// Whether machines may use it now. While they may not, no monitor is let in, and one that cannot be told of
+    /// a change of the configuration is let go: that is a cable which is pulled out.
+    fn is_plugged(&self) -> bool {
+        true
+    }
+
     /// Starts a queue.
     ///
     /// # Errors
@@ -57,7 +78,7 @@ pub trait Queue {
 }
 
 /// What a queue is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Parts {
     /// Its number.
@@ -214,10 +235,12 @@ impl<'a, D: Device> Session<'a, D> {
                     self.remember_log();
                 }
             }
-            request::GET_PROTOCOL_FEATURES => return Ok(Reply::number(protocol::OFFERED)),
+            request::GET_PROTOCOL_FEATURES => {
+                return Ok(Reply::number(protocol::OFFERED | self.device.protocol()));
+            }
             request::SET_PROTOCOL_FEATURES => {
                 let features = fields.u64()?;
-                if features & !protocol::OFFERED != 0 {
+                if features & !(protocol::OFFERED | self.device.protocol()) != 0 {
                     let value = format!("{features:#x}");
                     return Err(fault("protocol_features_not_offered", value).into());
                 }
@@ -345,6 +368,7 @@ impl<'a, D: Device> Session<'a, D> {
                 let (number, file) = descriptor(&mut fields, &mut beside)?;
                 self.vring(number)?.error = file;
             }
+            _ if self.device.told(what, payload)? => {}
             _ => return Err(fault("message_unknown", what).into()),
         }
         Ok(Reply::Nothing)
@@ -482,7 +506,7 @@ impl<'a, D: Device> Session<'a, D> {
             used: span("used ring", addresses.used, used.saturating_add(6))?,
             noted: addresses.noted(),
             inflight: self.notes.as_ref().and_then(|notes| notes.part(number)),
-            bell: Bell { number, kick, call: Arc::clone(&vring.call) },
+            bell: Bell { number, kick: Arc::new(kick), call: Arc::clone(&vring.call) },
             memory: Arc::clone(&self.table),
         })
     }

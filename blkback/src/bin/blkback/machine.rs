@@ -8,10 +8,9 @@ use anyhow::Result;
 use blkback::connect::vhost_user::MAX_QUEUES;
 use blkback::device::{DeviceDesk, Disks, MachineDisk, Resize};
 use blkback::policy::acquire::Mapping;
-use hypervisor::daemon::control::{Server, socket};
+use hypervisor::daemon::machine::{Shell, door};
 use hypervisor::daemon::{outcome, signals};
-use hypervisor::embedded::Place;
-use hypervisor::vhost_user::{Door, Serving};
+use hypervisor::vhost_user::Serving;
 use hypervisor::{DomId, size};
 use serde_json::json;
 
@@ -27,8 +26,7 @@ pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
     let (medium, image) = open(options, queues, Duration::ZERO)?;
     // Nothing is mapped for a request: all of the machine's memory is there.
     let disks = Arc::new(Disks::new(medium, image, &policy(options, Mapping::Cheap)));
-    let door = if options.reconnect { Door::connect(path) } else { Door::listen(path)? };
-    let serving = Serving::new(door)?;
+    let serving = Serving::new(door(path, options.reconnect)?)?;
     let image = name(options, &disks);
     let serial = options.serial.clone().unwrap_or_else(|| "domkit".to_owned());
     let device = MachineDisk::new(Arc::clone(&disks), queues, &serial, serving.waker());
@@ -42,24 +40,24 @@ pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
         wanted: path.display().to_string(),
         me: DomId::ZERO,
     };
-    let control = match &options.control {
-        Some(path) => path.clone(),
-        None => {
-            let place = Place::standard();
-            place.prepare()?;
-            let served = Path::new(&desk.image).file_stem().unwrap_or_default();
-            socket::path_for(NAME, place.folder(), &served.to_string_lossy())
-        }
+    let served = Path::new(&image).file_stem().unwrap_or_default().to_string_lossy();
+    let shell = Shell {
+        name: NAME,
+        served: &served,
+        control: options.control.as_deref(),
+        json: options.json,
+        signals,
     };
-    let listening = Server::start(&control, desk)?;
-    signals::pass_on(signals, serving.slot())?;
-    ready(options, &disks, &image, path, listening.path());
-    let printer = options.stats.then(|| stats::print(&disks, options.json)).transpose()?;
-    let ended = serving.run(&device, |resize: Resize| disks.resize(resize));
-    drop(printer);
-    drop(listening);
-    ended?;
-    outcome::say(options.json, "detached", &json!({ "ended": "detached" }));
+    shell.run(
+        serving,
+        &device,
+        desk,
+        |control| {
+            ready(options, &disks, &image, path, control);
+            options.stats.then(|| stats::print(&disks, options.json)).transpose()
+        },
+        |resize: Resize| disks.resize(resize),
+    )?;
     regret(&disks, &image)
 }
 
