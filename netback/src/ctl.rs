@@ -62,7 +62,7 @@ pub struct Device {
     pub interface: Option<String>,
     /// The bridge that we put it on.
     pub bridge: Option<String>,
-    /// The guest's address.
+    /// The guest's address; `-` where it is not known.
     pub mac: String,
     /// The largest payload of a packet, where it was said.
     pub mtu: Option<u16>,

@@ -1,4 +1,4 @@
-//! Xen network backend.
+//! Network backend, for Xen's frontends and for virtio drivers.
 //!
 //! The stages of the data path, in the order in which a packet meets them:
 //!
@@ -25,6 +25,7 @@ pub mod watch;
 pub mod tx;
 pub mod rx;
 pub mod port;
+pub mod virtqueue;
 pub mod notify;
 
 // What it passes.

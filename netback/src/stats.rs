@@ -32,6 +32,8 @@ pub enum Loss {
     NoTransport,
     /// Tx: segments of another protocol than the packet is of, or too small ones.
     Segments,
+    /// Tx: a checksum to complete where the packet has none.
+    ChecksumPlace,
     /// Tx: a source address, Ethernet or IP, that the guest may not use.
     Source,
     /// Tx: the port did not take it.
@@ -54,7 +56,7 @@ pub enum Loss {
 
 impl Loss {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::TooManySlots,
         Self::TooLarge,
         Self::TooShort,
@@ -63,6 +65,7 @@ impl Loss {
         Self::Headers,
         Self::NoTransport,
         Self::Segments,
+        Self::ChecksumPlace,
         Self::Source,
         Self::Port,
         Self::NotPosted,
@@ -86,6 +89,7 @@ impl Loss {
             Self::Headers => "headers",
             Self::NoTransport => "no_transport",
             Self::Segments => "segments",
+            Self::ChecksumPlace => "checksum_place",
             Self::Source => "source",
             Self::Port => "port",
             Self::NotPosted => "not_posted",

@@ -6,6 +6,7 @@
 //! After: `queue`. Trust: the values here were checked by the transport that read them; the rings'
 //! memory stays the peer's to write.
 
+pub mod vhost_user;
 pub mod xenbus;
 
 use hypervisor::event::Channel;

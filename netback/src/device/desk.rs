@@ -32,8 +32,8 @@ pub struct DeviceDesk {
     pub slot: Slot<Message>,
     /// The device's number.
     pub number: u32,
-    /// The guest's address.
-    pub mac: Mac,
+    /// The guest's address, where it is known.
+    pub mac: Option<Mac>,
     /// What the guest is waited for by.
     pub wanted: String,
     /// Who we are.
@@ -86,7 +86,7 @@ impl DeviceDesk {
             devid: self.number,
             interface,
             bridge,
-            mac: Shown(self.mac).to_string(),
+            mac: self.mac.map_or_else(|| "-".to_owned(), |mac| Shown(mac).to_string()),
             mtu: policy.mtu,
             guest: status.guest.as_ref().map_or_else(|| self.wanted.clone(), |g| g.name.clone()),
             guest_id: status.guest.as_ref().map(|guest| guest.id.get()),

@@ -7,9 +7,13 @@
 //!
 //! Before: `hypervisor::backend`. After: `connect`, and the queues.
 
+mod announce;
+mod control_queue;
 pub mod desk;
 pub mod mac;
+pub mod machine;
 pub mod order;
+mod pairs;
 pub mod queues;
 pub mod uplink;
 pub mod vif;
@@ -20,6 +24,7 @@ use hypervisor::backend::Kind;
 use ring::wire::netif::keys;
 
 pub use desk::DeviceDesk;
+pub use machine::MachineVif;
 pub use queues::Queues;
 pub use uplink::Uplink;
 pub use vif::{Policy, Vif};

@@ -64,13 +64,7 @@ impl Queues {
             return Err(HostError::new("have as many ports as queues", libc::EMFILE).into());
         }
         let serving = Arc::new(serving);
-        {
-            let mut inner = standing.lock();
-            serving.limits.tx.set(inner.tx);
-            serving.limits.rx.set(inner.rx);
-            inner.serving = Some(Arc::clone(&serving));
-            inner.now.clear();
-        }
+        standing.lock().serve(&serving);
         // Those that were started end with this where another cannot be.
         let mut queues = Self {
             handles: Vec::new(),
@@ -119,7 +113,7 @@ impl Queues {
 }
 
 /// Why a thread ended before it was told to.
-fn reason(ended: &Ended) -> Option<Error> {
+pub(super) fn reason(ended: &Ended) -> Option<Error> {
     match ended {
         Ended::Fault(fault) => Some(fault.clone().into()),
         Ended::Failed(error) => Some(error.clone().into()),
@@ -217,10 +211,6 @@ impl Drop for Queues {
         if let Some(control) = self.control.take() {
             let _ = control.join();
         }
-        let mut inner = self.standing.lock();
-        inner.serving = None;
-        for stats in std::mem::take(&mut inner.now) {
-            inner.before.merge(&stats.snapshot());
-        }
+        self.standing.lock().serve_no_more();
     }
 }

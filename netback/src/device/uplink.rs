@@ -19,7 +19,7 @@ use crate::port::inner::{Inner, Kind};
 use crate::port::interface::Name;
 use crate::port::packet;
 use crate::port::pcap::Pcap;
-use crate::port::tap::Tap;
+use crate::port::tap::{Offloads, Tap};
 
 /// What lies behind an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,33 +141,76 @@ impl Open {
     ///
     /// The kernel refuses.
     pub fn ports(&self, features: &Features, queues: u16) -> Result<Vec<Opener>, HostError> {
-        let mut ports: Vec<Opener> = Vec::with_capacity(queues.into());
+        let (offloads, many) = (features.into(), self.queues(queues));
+        (0..many).map(|number| self.port(number, &offloads)).collect()
+    }
+
+    /// What makes the port of queue `number` for a guest that is left so much. An interface of several queues gets
+    /// another one for each, while that is in use.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn port(&self, number: u16, offloads: &Offloads) -> Result<Opener, HostError> {
         match &self.behind {
             Behind::Tap(tap) => {
-                let further = match queues.checked_sub(1) {
-                    Some(0) | None => None,
-                    Some(further) => Some(Tap::open(tap.name(), further)?),
-                };
-                tap.serve(features)?;
-                for each in std::iter::once(tap).chain(&further) {
-                    let many = (0..).map_while(|number| each.queue(number));
-                    for port in many.take(queues.into()) {
-                        ports.push(self.written_down(move || Ok(Box::new(port()?) as _))?);
-                    }
-                }
+                let further = (number > 0).then(|| Tap::open(tap.name(), 1)).transpose()?;
+                tap.serve(offloads)?;
+                let port = further.as_ref().unwrap_or(tap).queue(0);
+                let port = port.ok_or_else(|| HostError::new("use a TAP", libc::ENODEV))?;
+                self.written_down(move || Ok(Box::new(port()?) as _))
             }
             Behind::Packet(name) => {
                 let name = name.clone();
-                ports.push(self.written_down(move || Ok(Box::new(packet::open(&name)?) as _))?);
+                self.written_down(move || Ok(Box::new(packet::open(&name)?) as _))
             }
             Behind::Inner(kind, _) => {
                 let kind = *kind;
-                for _ in 0..queues {
-                    ports.push(self.written_down(move || Ok(Box::new(Inner::new(kind)) as _))?);
-                }
+                self.written_down(move || Ok(Box::new(Inner::new(kind)) as _))
             }
         }
-        Ok(ports)
+    }
+
+    /// Of so many queues, those that it can have.
+    const fn queues(&self, wanted: u16) -> u16 {
+        match &self.behind {
+            Behind::Packet(_) if wanted > 1 => 1,
+            _ => wanted,
+        }
+    }
+
+    /// Whether large UDP can be left to it, and taken from it.
+    #[must_use]
+    pub fn cuts_udp(&self) -> bool {
+        match &self.behind {
+            Behind::Tap(tap) => tap.cuts_udp(),
+            Behind::Packet(_) | Behind::Inner(..) => false,
+        }
+    }
+
+    /// Sends a packet of the guest's.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn send(&self, packet: &[u8]) -> Result<(), HostError> {
+        match &self.behind {
+            Behind::Tap(tap) => tap.send(packet),
+            // Whoever is behind it has not moved.
+            Behind::Packet(_) | Behind::Inner(..) => Ok(()),
+        }
+    }
+
+    /// Sets the largest payload of packets, where the interface is ours.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), HostError> {
+        match &self.behind {
+            Behind::Tap(tap) => tap.set_mtu(mtu),
+            Behind::Packet(_) | Behind::Inner(..) => Ok(()),
+        }
     }
 
     /// Has what passes a port written down, where that is wanted. There is one queue then.

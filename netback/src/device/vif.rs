@@ -22,7 +22,7 @@ use crate::ctl::{Counters, Ring};
 use crate::device::queues::{self, Queues};
 use crate::device::uplink::{Open, Uplink};
 use crate::device::{KIND, Link};
-use crate::filter::Sources;
+use crate::filter::{Mac, Sources};
 use crate::queue::Serving;
 use crate::stats::{Snapshot, Stats};
 
@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Policy {
     /// Where its packets go.
     pub uplink: Uplink,
+    /// The guest's address, where it is said.
+    pub mac: Option<Mac>,
     /// Whom the guest may send as.
     pub sources: Sources,
     /// The largest payload of a packet, where it is said.
@@ -55,6 +57,7 @@ impl Policy {
     pub fn new(uplink: Uplink) -> Self {
         Self {
             uplink,
+            mac: None,
             sources: Sources::default(),
             mtu: None,
             tx: None,
@@ -69,7 +72,7 @@ impl Policy {
 #[derive(Debug)]
 pub struct Vif {
     policy: Policy,
-    standing: Arc<Standing>,
+    pub(super) standing: Arc<Standing>,
 }
 
 /// What is shared with whoever serves a connection.
@@ -118,6 +121,28 @@ impl Inner {
         tracing::info!(pause_ms = pause.as_millis(), "going on with another process's rings");
         self.resumed = self.resumed.saturating_add(1);
         self.pause = Some(pause);
+    }
+
+    /// A connection is served: its queues share `serving`.
+    pub(super) fn serve(&mut self, serving: &Arc<Serving>) {
+        serving.limits.tx.set(self.tx);
+        serving.limits.rx.set(self.rx);
+        self.serving = Some(Arc::clone(serving));
+        self.now.clear();
+    }
+
+    /// It is served no more: what its queues counted is kept.
+    pub(super) fn serve_no_more(&mut self) {
+        self.serving = None;
+        for stats in std::mem::take(&mut self.now) {
+            self.before.merge(&stats.snapshot());
+        }
+    }
+
+    /// One of its queues is served no more.
+    pub(super) fn count_no_more(&mut self, stats: &Arc<Stats>) {
+        self.now.retain(|each| !Arc::ptr_eq(each, stats));
+        self.before.merge(&stats.snapshot());
     }
 
     /// Lets the guest send, or receive, so much from now on.
@@ -223,6 +248,15 @@ impl Vif {
         self.standing.lock().up
     }
 
+    /// Has the guest told so; says whether its link is up. Whoever calls it sees to the telling.
+    pub fn set_link(&self, Link { up }: Link) -> bool {
+        let mut inner = self.standing.lock();
+        if let Some(up) = up {
+            inner.up = up;
+        }
+        inner.up
+    }
+
     /// Whether the guest posts nothing, so that the host's side of its link is down.
     #[must_use]
     pub fn is_stalled(&self) -> bool {
@@ -257,6 +291,18 @@ impl Vif {
         let inner = self.standing.lock();
         let now = inner.now.iter().zip(0..);
         now.flat_map(|(stats, queue)| Ring::both(queue, &stats.snapshot())).collect()
+    }
+
+    /// What so many queues are to share.
+    pub(super) fn new_serving(&self, queues: u16) -> Serving {
+        let mut serving = Serving::new(queues, self.policy.sources.clone());
+        serving.waiting = self.policy.waiting;
+        serving
+    }
+
+    /// Its uplink, once there is one.
+    pub(super) fn uplink(&self) -> Option<Arc<Open>> {
+        self.standing.lock().uplink.clone()
     }
 
     /// Queues in use.
@@ -339,8 +385,7 @@ where
         tracing::debug!(domain = %seat.peer, queues = transport.queues.len(),
             control = transport.control.is_some(), "connecting");
         let queues = u16::try_from(connection.queues.len()).unwrap_or(u16::MAX);
-        let mut serving = Serving::new(queues, self.policy.sources.clone());
-        serving.waiting = self.policy.waiting;
+        let serving = self.new_serving(queues);
         serving.groups.choose(connection.features.multicast_control);
         if goes_on {
             serving.groups.forget_list();
@@ -357,11 +402,7 @@ where
         vec![(keys::CARRIER.name, u8::from(self.is_up()).to_string())]
     }
 
-    fn change(&self, Link { up }: Link) -> Result<bool, Error> {
-        let mut inner = self.standing.lock();
-        if let Some(up) = up {
-            inner.up = up;
-        }
-        Ok(inner.up)
+    fn change(&self, link: Link) -> Result<bool, Error> {
+        Ok(self.set_link(link))
     }
 }

@@ -18,7 +18,7 @@ fn said(gso: Option<Gso>, checksum: Checksum) -> Offload {
 
 fn sent(packet: &mut [u8], offload: &Offload) -> Result<vnet::Header, Loss> {
     let headers = Headers::find(packet).ok();
-    to_port(packet, headers.as_ref(), offload)
+    to_port(packet, headers.as_ref(), &Claims::from(*offload))
 }
 
 #[test]

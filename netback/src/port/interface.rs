@@ -55,6 +55,16 @@ impl Name {
         Ok(Self(bytes))
     }
 
+    /// Of interfaces that the kernel is to number: the next one's that is free.
+    #[must_use]
+    pub fn numbered() -> Self {
+        let mut bytes = [0; NAME];
+        for (room, byte) in bytes.iter_mut().zip(b"vnet%d") {
+            *room = *byte;
+        }
+        Self(bytes)
+    }
+
     /// Sees to it that there is such an interface, which `option` asked for.
     ///
     /// # Errors
@@ -123,6 +133,11 @@ fn set(file: BorrowedFd<'_>, number: libc::Ioctl, mut value: libc::c_int) -> Res
 
 fn failed<'a>(doing: &'a str, name: &'a Name) -> impl FnOnce(Errno) -> HostError + use<'a> {
     move |errno| HostError::new(format!("{doing} {name}"), errno as i32)
+}
+
+/// Sends a packet, with a whole header in front of it, as whoever uses the TAP.
+pub(super) fn send(tap: BorrowedFd<'_>, name: &Name, packet: &[u8]) -> Result<(), HostError> {
+    nix::unistd::write(tap, packet).map(drop).map_err(failed("send a packet by", name))
 }
 
 /// One more queue of the TAP of that name, which is made where it is not there. Packets have whole

@@ -12,7 +12,7 @@ mod kernel;
 pub mod memory;
 pub mod packet;
 pub mod pcap;
-mod poll;
+pub(crate) mod poll;
 pub mod tap;
 
 pub use kernel::KernelPort;

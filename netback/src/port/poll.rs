@@ -11,7 +11,7 @@ use super::Readable;
 
 /// Sleeps until one of the descriptors is readable, or `timeout` has passed, or a signal came. Says which
 /// of those `watched` are; that one of `others` is, ends the sleep.
-pub(super) fn sleep<'a>(
+pub(crate) fn sleep<'a>(
     watched: &[BorrowedFd<'a>],
     others: impl Iterator<Item = BorrowedFd<'a>>,
     timeout: Option<Duration>,

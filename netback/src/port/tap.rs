@@ -18,10 +18,62 @@ use super::interface::{self, Name};
 use super::kernel::KernelPort;
 use crate::connect::Features;
 use crate::filter::Mac;
+use crate::vnet::Header;
 
 /// The address of the host's end of a guest's interface: no guest's, and above all of theirs, so that a
 /// bridge never takes it for its own.
 pub const MAC: Mac = [0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF];
+
+/// What of a packet for the guest is left to the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// Completing checksums.
+    pub sums: bool,
+    /// Cutting TCP over IPv4.
+    pub tso4: bool,
+    /// And over IPv6.
+    pub tso6: bool,
+    /// And such of which only the first segment has CWR.
+    pub ecn: bool,
+    /// Cutting UDP.
+    pub uso: bool,
+}
+
+/// `TUN_F_USO4` and `TUN_F_USO6` (linux/if_tun.h): there are both or neither.
+const TUN_F_USO: u32 = 0x20 | 0x40;
+
+impl Offloads {
+    /// As the kernel is told (`TUN_F_*`).
+    fn flags(&self) -> u32 {
+        let all = [
+            (self.sums, libc::TUN_F_CSUM),
+            (self.tso4, libc::TUN_F_TSO4),
+            (self.tso6, libc::TUN_F_TSO6),
+            (self.ecn, libc::TUN_F_TSO_ECN),
+            (self.uso, TUN_F_USO),
+        ];
+        // Without checksums there is nothing else.
+        let left = all.iter().filter(|(taken, _)| *taken && self.sums);
+        left.fold(0, |flags, (_, bit)| flags | bit)
+    }
+}
+
+impl From<&Features> for Offloads {
+    /// Never large UDP (USO): there is no such type of segments between Xen's frontends and backends
+    /// (`XEN_NETIF_GSO_TYPE_*` in io/netif.h), and cut here, one packet would fill what may wait for the guest with
+    /// dozens; so the kernel does it.
+    fn from(features: &Features) -> Self {
+        let Features { takes, sums, .. } = features;
+        Self {
+            // Where the guest takes one family's only, the other's are completed on their way to it.
+            sums: sums.v4 || sums.v6,
+            tso4: takes.gso_tcpv4 && takes.sg,
+            tso6: takes.gso_tcpv6 && takes.sg,
+            ecn: false,
+            uso: false,
+        }
+    }
+}
 
 /// A TAP and its queues.
 #[derive(Debug)]
@@ -38,8 +90,11 @@ impl Tap {
     /// The kernel refuses: we may not, or the name belongs to another kind of interface.
     pub fn open(name: Name, queues: u16) -> Result<Self, HostError> {
         let queues = (0..queues.max(1)).map(|_| interface::attach_tap(&name).map(Arc::new));
-        let queues = queues.collect::<Result<_, _>>()?;
-        Ok(Self { name, queues })
+        let queues = queues.collect::<Result<Vec<_>, _>>()?;
+        let mut tap = Self { name, queues };
+        // The kernel may have numbered it.
+        tap.name = tap.name();
+        Ok(tap)
     }
 
     /// Its name: the one that it has now, which need not be the one that it was made with.
@@ -78,28 +133,45 @@ impl Tap {
         interface::join_bridge(&self.name, bridge)
     }
 
-    /// Has the kernel do what a guest with these features does not. It always cuts large UDP (USO): there is
-    /// no such type of segments between Xen's frontends and backends (`XEN_NETIF_GSO_TYPE_*` in io/netif.h),
-    /// and cut here, one packet would fill what may wait for the guest with dozens.
+    /// Leaves so much to the guest, and has the kernel do the rest.
     ///
     /// # Errors
     ///
     /// The kernel refuses.
-    pub fn serve(&self, features: &Features) -> Result<(), HostError> {
-        let Features { takes, sums, .. } = features;
-        let mut flags = 0;
-        // Where the guest takes one family's only, the other's are completed on their way to it.
-        if sums.v4 || sums.v6 {
-            flags |= libc::TUN_F_CSUM;
-            let both = [
-                (takes.gso_tcpv4 && takes.sg, libc::TUN_F_TSO4),
-                (takes.gso_tcpv6 && takes.sg, libc::TUN_F_TSO6),
-            ];
-            flags |= both.iter().filter(|(taken, _)| *taken).fold(0, |all, (_, bit)| all | bit);
-        }
+    pub fn serve(&self, offloads: &Offloads) -> Result<(), HostError> {
         // They are the interface's, whichever queue they are said to.
         let first = self.queues.first().map(|queue| queue.as_fd());
+        let flags = offloads.flags();
         first.map_or(Ok(()), |queue| interface::set_offloads(queue, &self.name, flags))
+    }
+
+    /// Whether this kernel cuts large UDP, and can leave that to others (Linux 6.2). Nothing is left to anybody
+    /// after it.
+    #[must_use]
+    pub fn cuts_udp(&self) -> bool {
+        let all = Offloads { sums: true, uso: true, ..Offloads::default() };
+        let can = self.serve(&all).is_ok();
+        can && self.serve(&Offloads::default()).is_ok()
+    }
+
+    /// Sends a packet of the guest's, of which nothing is to be said.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn send(&self, packet: &[u8]) -> Result<(), HostError> {
+        let Some(first) = self.queues.first() else { return Ok(()) };
+        let bytes = [&Header::default().encode(), packet].concat();
+        interface::send(first.as_fd(), &self.name, &bytes)
+    }
+
+    /// Sets the largest payload of its packets.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), HostError> {
+        interface::set_mtu(&self.name(), mtu)
     }
 
     /// Says whether its link is up.

@@ -14,6 +14,7 @@
 
 mod control;
 mod inbox;
+mod rings;
 mod start;
 
 use std::collections::VecDeque;
@@ -24,25 +25,22 @@ use std::time::Duration;
 
 use hypervisor::backend::Clock;
 use hypervisor::event::Channel;
-use hypervisor::memory::{Memory, Using};
 use hypervisor::{HostError, PeerFault};
 use ring::{Listener, Polling};
 
 pub use control::{Control, Ended, Serving};
 pub use inbox::Inbox;
-pub use start::{Handle, Parts, spawn};
+pub use rings::ends_of_rings;
+pub use start::{About, Handle, Parts, spawn, spawn_ends};
 
 use crate::buffer::{Buffer, Pool};
-use crate::connect::{Channels, Features, Link};
-use crate::kept::Kept;
+use crate::connect::Channels;
 use crate::notify::notify;
 use crate::port::Port;
-use crate::rx::Rx;
-use crate::rx::post::Post;
 use crate::rx::steer::steer;
+use crate::rx::{Rx, Sink};
 use crate::stats::{Loss, Stats};
-use crate::tx::receive::Receive;
-use crate::tx::{self, Tx};
+use crate::tx::{self, Source, Tx};
 
 /// Empty looks between two offers of the processor to somebody else. A look at both directions takes longer
 /// than one at a ring, and there are more who wait: both ends of a connection, and the guest.
@@ -56,13 +54,9 @@ const SLEEPS_PER_TIME: u32 = 8;
 
 /// What the stages of a round have in common.
 #[derive(Debug)]
-pub struct Around<'a, U> {
-    /// Who we are to the hypervisor.
-    pub domain: &'a U,
+pub struct Around<'a> {
     /// What the device's queues share.
     pub serving: &'a Serving,
-    /// Which of the guest's grants this queue keeps mapped.
-    pub kept: Option<&'a Kept>,
     /// Where to count.
     pub stats: &'a Stats,
     /// When it is.
@@ -71,7 +65,7 @@ pub struct Around<'a, U> {
     pub timed: bool,
 }
 
-impl<U> Around<'_, U> {
+impl Around<'_> {
     /// When it is, in nanoseconds: exactly where that is needed, else about.
     #[inline]
     #[must_use]
@@ -80,14 +74,14 @@ impl<U> Around<'_, U> {
     }
 }
 
-/// Everything that serves one queue of one connection.
+/// Everything that serves one queue of one connection: what the guest sends comes from `T` and goes to `P`, what it
+/// receives comes from `P` and goes to `K`, and over `C` the two ends tell each other.
 #[derive(Debug)]
-pub struct Queue<U: Using, C, P> {
-    tx: Tx<U::Mapping>,
-    rx: Rx<U::Mapping>,
+pub struct Queue<T: Source, K: Sink, C, P> {
+    tx: Tx<T>,
+    rx: Rx<K>,
     channels: Channels<C>,
     port: P,
-    domain: U,
     serving: Arc<Serving>,
     control: Arc<Control>,
     stats: Arc<Stats>,
@@ -110,6 +104,19 @@ pub struct Queue<U: Using, C, P> {
     unmeasured: u32,
 }
 
+/// The guest's side of a queue.
+#[derive(Debug)]
+pub struct Ends<T, K, C> {
+    /// Where the guest's packets come from.
+    pub source: T,
+    /// Where packets for it go.
+    pub sink: K,
+    /// Whether it tells when it makes room for them.
+    pub tells: bool,
+    /// What wakes us and it.
+    pub channels: Channels<C>,
+}
+
 /// Why the loop ends before it was told to.
 enum Broken {
     Peer(PeerFault),
@@ -128,38 +135,28 @@ impl From<HostError> for Broken {
     }
 }
 
-impl<U, C, P> Queue<U, C, P>
+impl<T, K, C, P> Queue<T, K, C, P>
 where
-    U: Using,
-    U::Mapping: Memory,
+    T: Source,
+    K: Sink,
     C: Channel + AsFd,
     P: Port,
 {
-    /// Queue `number` for `peer`, whose rings and channels are in `link`, and its `port`.
-    ///
-    /// # Errors
-    ///
-    /// There cannot be rings like that.
+    /// Queue `number`, between a guest's `ends` and a `port`.
     pub fn new(
         number: u16,
-        (peer, link, features): (hypervisor::DomId, Link<U::Mapping, C>, Features),
-        domain: U,
+        ends: Ends<T, K, C>,
         port: P,
         serving: Arc<Serving>,
         control: Arc<Control>,
         stats: Arc<Stats>,
-    ) -> Result<Self, PeerFault> {
-        let Link { tx, rx, channels } = link;
+    ) -> Self {
+        let Ends { source, sink, tells, channels } = ends;
         let most = serving.rx.packets.saturating_add(tx::BATCH);
-        let mut post = Post::attach(rx, peer)?;
-        let spoilt = post.give_up_spoilt()?;
-        if spoilt > 0 {
-            stats.lose(Loss::Interrupted, u64::from(spoilt));
-        }
         let clock = Clock::new();
-        Ok(Self {
-            tx: Tx::new(Receive::attach(tx, peer)?),
-            rx: Rx::new(post, features, &serving.rx),
+        Self {
+            tx: Tx::new(source),
+            rx: Rx::new(sink, tells, &serving.rx),
             number,
             pool: Pool::new(most),
             arrived: VecDeque::with_capacity(serving.rx.packets),
@@ -173,11 +170,10 @@ where
             unmeasured: 0,
             channels,
             port,
-            domain,
             serving,
             control,
             stats,
-        })
+        }
     }
 
     /// Serves until told otherwise, or until something breaks.
@@ -220,9 +216,8 @@ where
     fn round(&mut self) -> Result<bool, Broken> {
         let timed = self.is_timed();
         let Self { tx, rx, port, pool, arrived, .. } = self;
-        let (domain, serving, stats) = (&self.domain, &*self.serving, &*self.stats);
-        let (kept, clock) = (serving.kept(self.number), &self.clock);
-        let around = Around { domain, serving, kept, stats, clock, timed };
+        let (serving, stats) = (&*self.serving, &*self.stats);
+        let around = Around { serving, stats, clock: &self.clock, timed };
         let sent = tx.round(&around, port, pool);
         // At once: a guest that waits for room goes on while its packets are sent.
         notify(&self.channels, sent.notify, None, &self.stats)?;

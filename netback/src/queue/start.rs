@@ -7,14 +7,16 @@ use std::thread::JoinHandle;
 
 use hypervisor::event::Channel;
 use hypervisor::memory::{Memory, Using};
-use hypervisor::{DomId, HostError};
+use hypervisor::{DomId, HostError, PeerFault};
 
-use super::{Control, Ended, Queue, Serving};
+use super::{Control, Ended, Ends, Queue, Serving, ends_of_rings};
 use crate::connect::{Features, Link};
 use crate::port::Port;
+use crate::rx::Sink;
 use crate::stats::Stats;
+use crate::tx::Source;
 
-/// What a queue is made of, beside its port.
+/// What a queue of Xen's rings is made of, beside its port.
 #[derive(Debug)]
 pub struct Parts<U: Using, C> {
     /// The thread's name.
@@ -77,7 +79,20 @@ fn panicked() -> HostError {
     HostError::new("serve a queue: its thread panicked", libc::EIO)
 }
 
-/// Starts a queue. `port` is called on the queue's thread, since a port belongs to the thread that
+/// What a queue is called, and what it shares.
+#[derive(Debug)]
+pub struct About {
+    /// The thread's name.
+    pub name: String,
+    /// Which of the device's queues it is, from 0.
+    pub number: u16,
+    /// What the device's queues have in common.
+    pub serving: Arc<Serving>,
+    /// Where to count.
+    pub stats: Arc<Stats>,
+}
+
+/// Starts a queue of Xen's rings. `port` is called on the queue's thread, since a port belongs to the thread that
 /// makes it; `at_end` is called there last of all, when rings, grants and port are given up.
 ///
 /// # Errors
@@ -96,19 +111,66 @@ where
     P: Port,
     F: FnOnce() -> Result<P, HostError> + Send + 'static,
 {
+    let Parts { name, number, peer, features, link, domain, serving, stats } = parts;
+    let about = About { name, number, serving, stats };
+    thread(
+        about,
+        move |about| {
+            let link = (peer, link, features);
+            ends_of_rings(about.number, link, domain, &about.serving, &about.stats)
+        },
+        port,
+        at_end,
+    )
+}
+
+/// Starts a queue between `ends` and a port, otherwise as [`spawn`] does.
+///
+/// # Errors
+///
+/// There is no descriptor or thread to be had.
+pub fn spawn_ends<T, K, C, P, F>(
+    about: About,
+    ends: Ends<T, K, C>,
+    port: F,
+    at_end: impl FnOnce(&Ended) + Send + 'static,
+) -> Result<Handle, HostError>
+where
+    T: Source + Send + 'static,
+    K: Sink + Send + 'static,
+    C: Channel + AsFd + Send + 'static,
+    P: Port,
+    F: FnOnce() -> Result<P, HostError> + Send + 'static,
+{
+    thread(about, move |_| Ok(ends), port, at_end)
+}
+
+fn thread<T, K, C, P, F>(
+    about: About,
+    ends: impl FnOnce(&About) -> Result<Ends<T, K, C>, PeerFault> + Send + 'static,
+    port: F,
+    at_end: impl FnOnce(&Ended) + Send + 'static,
+) -> Result<Handle, HostError>
+where
+    T: Source,
+    K: Sink,
+    C: Channel + AsFd,
+    P: Port,
+    F: FnOnce() -> Result<P, HostError> + Send + 'static,
+{
     let control = Control::new()?;
-    let stats = Arc::clone(&parts.stats);
+    let stats = Arc::clone(&about.stats);
     let theirs = Arc::clone(&control);
-    let (serving, number) = (Arc::clone(&parts.serving), parts.number);
+    let (serving, number) = (Arc::clone(&about.serving), about.number);
     // From here on, and not only once this queue's thread runs: others may run already.
     if let Some(inbox) = serving.inbox(number) {
         inbox.open(Arc::clone(&control));
     }
     let thread = std::thread::Builder::new()
-        .name(parts.name.clone())
+        .name(about.name.clone())
         .spawn(move || {
             // Whoever waits for this end is told of it, even of a panic before the loop.
-            let serve = AssertUnwindSafe(|| serve(parts, theirs, port));
+            let serve = AssertUnwindSafe(|| serve(about, theirs, ends, port));
             let ended = catch_unwind(serve).unwrap_or_else(|_| Ended::Failed(panicked()));
             if let Some(inbox) = serving.inbox(number) {
                 inbox.close();
@@ -120,21 +182,28 @@ where
     Ok(Handle { control, stats, thread })
 }
 
-fn serve<U, C, P, F>(parts: Parts<U, C>, control: Arc<Control>, port: F) -> Ended
+fn serve<T, K, C, P, F>(
+    about: About,
+    control: Arc<Control>,
+    ends: impl FnOnce(&About) -> Result<Ends<T, K, C>, PeerFault>,
+    port: F,
+) -> Ended
 where
-    U: Using,
-    U::Mapping: Memory,
+    T: Source,
+    K: Sink,
     C: Channel + AsFd,
     P: Port,
     F: FnOnce() -> Result<P, HostError>,
 {
-    let Parts { number, peer, features, link, domain, serving, stats, .. } = parts;
     let port = match port() {
         Ok(port) => port,
         Err(error) => return Ended::Failed(error),
     };
-    match Queue::new(number, (peer, link, features), domain, port, serving, control, stats) {
-        Ok(queue) => queue.run(),
+    match ends(&about) {
+        Ok(ends) => {
+            let About { number, serving, stats, .. } = about;
+            Queue::new(number, ends, port, serving, control, stats).run()
+        }
         Err(fault) => Ended::Fault(fault),
     }
 }

@@ -9,7 +9,7 @@ use ring::wire::netif::fit::Copy;
 use ring::wire::netif::rx::{Request, Response};
 
 use super::fit::{Answer, Page};
-use super::take::Waiting;
+use crate::buffer::Buffer;
 use crate::kept::Kept;
 use crate::stats::{Loss, Stats};
 
@@ -20,7 +20,7 @@ pub fn copy_out<'a, U: Using>(
     domain: &U,
     peer: DomId,
     kept: Option<&Kept>,
-    packets: impl Iterator<Item = &'a mut (Waiting, usize)>,
+    packets: impl Iterator<Item = (&'a mut Buffer, usize)>,
     pages: &mut [Page],
     stats: &Stats,
 ) {
@@ -28,11 +28,11 @@ pub fn copy_out<'a, U: Using>(
     let mut found = 0_u64;
     let mut ops = Vec::with_capacity(if kept.is_some() { 0 } else { pages.len() });
     let mut left = &mut *pages;
-    for (waiting, count) in packets {
+    for (buffer, count) in packets {
         let rest = std::mem::take(&mut left);
-        let Some((own, after)) = rest.split_at_mut_checked(*count) else { break };
+        let Some((own, after)) = rest.split_at_mut_checked(count) else { break };
         left = after;
-        let mut rest = waiting.buffer.packet_mut();
+        let mut rest = buffer.packet_mut();
         for page in own {
             let Answer::Data(copy, response) = &mut page.answer else { continue };
             let Some((local, after)) = rest.split_at_mut_checked(usize::from(copy.size)) else {

@@ -5,11 +5,10 @@
 use hypervisor::PeerFault;
 use hypervisor::memory::Memory;
 use ring::ResponseSlot;
-use ring::wire::netif::fit::{Copy, Placed};
+use ring::wire::netif::fit::{Copy, Fit, Placed};
 use ring::wire::netif::rx::{Response, Slot};
 
 use super::post::Post;
-use super::take::Waiting;
 
 /// One page that was taken, and what becomes of it.
 #[derive(Debug)]
@@ -40,17 +39,17 @@ pub enum Answer {
 /// The guest's index cannot be. Pages that were taken before that are in `pages`.
 #[inline]
 pub fn fit<M: Memory>(
-    waiting: &Waiting,
+    fit: &Fit,
     post: &mut Post<M>,
     pages: &mut Vec<Page>,
 ) -> Result<usize, PeerFault> {
-    let slots = waiting.fit.slots();
+    let slots = fit.slots();
     for n in 0..slots {
         let Some((request, owed)) = post.take()? else {
             // They were there, and pages that were looked at do not go away.
             return Ok(n);
         };
-        let answer = match waiting.fit.place(n, request) {
+        let answer = match fit.place(n, request) {
             Placed::Data { copy, response } => Answer::Data(copy, response),
             Placed::Extra(slot) => Answer::Extra(slot),
         };

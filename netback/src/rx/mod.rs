@@ -4,8 +4,9 @@
 //! steer -> take -> post -> fit -> copy_out -> respond
 //! ```
 //!
-//! A round takes what the port had through all stages as far as the guest posted pages: one copy into
-//! them, one publication.
+//! A round takes what the port had through all stages as far as the guest made room: one copy into its memory, one
+//! publication. A [`Sink`] is what a transport has of it: what the guest takes, its room, and copying into that.
+//! Xen's is in [`xen`], and its stages are `post`, `fit`, `copy_out` and `respond`; a virtqueue's is in [`virtio`].
 
 pub mod steer;
 pub mod take;
@@ -13,20 +14,20 @@ pub mod post;
 pub mod fit;
 pub mod copy_out;
 pub mod respond;
+pub mod patience;
+pub mod virtio;
+pub mod xen;
 
 use std::collections::VecDeque;
 
 use hypervisor::PeerFault;
-use hypervisor::memory::{Memory, Using};
 use ring::{Notify, Recheck};
 
 use crate::buffer::{Buffer, Pool};
-use crate::connect::Features;
 use crate::queue::{Around, Serving};
 use crate::stats::{Loss, Stats};
-use fit::Page;
-use post::Post;
-use take::{Take, Waiting};
+use patience::Patience;
+use take::{Shape, Take, Waiting};
 
 /// Packets that are given to the guest in one round at most.
 pub const BATCH: usize = 128;
@@ -55,15 +56,66 @@ impl Default for Bounds {
     }
 }
 
+/// Where the guest's packets go. It is given them in the order in which it made room for them.
+pub trait Sink {
+    /// What the guest takes.
+    type Shape: Shape;
+
+    /// What that is.
+    fn shape(&self) -> Self::Shape;
+
+    /// Whether there is room for a packet that is to lie so.
+    ///
+    /// # Errors
+    ///
+    /// The guest broke a rule of the transport.
+    fn has(&mut self, fit: &FitOf<Self>) -> Result<Room, PeerFault>;
+
+    /// Takes the room of a packet for which there is.
+    ///
+    /// # Errors
+    ///
+    /// The guest broke a rule of the transport.
+    fn place(&mut self, fit: &FitOf<Self>) -> Result<(), PeerFault>;
+
+    /// Copies packets, all that have room, into it. Says how many of the guest's slots they take.
+    fn copy_out(&mut self, going: &mut VecDeque<Waiting<FitOf<Self>>>, stats: &Stats) -> usize;
+
+    /// Shows the guest every packet that has room, and says whether it wants to be notified.
+    fn publish(&mut self) -> Notify;
+
+    /// Before sleeping: asks to be notified when there is room for such a packet, and looks once more.
+    ///
+    /// # Errors
+    ///
+    /// The guest broke a rule of the transport.
+    fn rearm(&mut self, fit: &FitOf<Self>) -> Result<Recheck, PeerFault>;
+}
+
+/// How a packet lies in the memory of a guest behind `K`.
+pub type FitOf<K> = <<K as Sink>::Shape as Shape>::Fit;
+
+/// Whether a guest has room for a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It has.
+    There,
+    /// Not yet.
+    Short,
+    /// What it made room of is smaller than the packet, and nothing else will be used first.
+    Never,
+}
+
 /// One queue's receiving.
 #[derive(Debug)]
-pub struct Rx<M> {
-    take: Take,
-    post: Post<M>,
-    rx_notify: bool,
-    /// Those that have pages, each with how many of `pages` are its own.
-    going: VecDeque<(Waiting, usize)>,
-    pages: Vec<Page>,
+pub struct Rx<K: Sink> {
+    take: Take<K::Shape>,
+    sink: K,
+    /// The guest tells when it makes room.
+    tells: bool,
+    /// Those that have room.
+    going: VecDeque<Waiting<FitOf<K>>>,
+    patience: Patience<FitOf<K>>,
     /// When the first is worth another try, where the rate is what it waits for.
     until: Option<u64>,
     starved: bool,
@@ -82,16 +134,16 @@ pub struct Round {
     pub fault: Option<PeerFault>,
 }
 
-impl<M: Memory> Rx<M> {
-    /// Gives what comes to a guest with these features.
+impl<K: Sink> Rx<K> {
+    /// Gives what comes to `sink`, whose guest `tells` when it makes room, or does not.
     #[must_use]
-    pub fn new(post: Post<M>, features: Features, bounds: &Bounds) -> Self {
+    pub fn new(sink: K, tells: bool, bounds: &Bounds) -> Self {
         Self {
-            take: Take::new(features, bounds.packets),
-            post,
-            rx_notify: features.rx_notify,
+            take: Take::new(sink.shape(), bounds.packets),
+            sink,
+            tells,
             going: VecDeque::with_capacity(BATCH),
-            pages: Vec::new(),
+            patience: Patience::default(),
             until: None,
             starved: false,
         }
@@ -104,11 +156,11 @@ impl<M: Memory> Rx<M> {
         self.take.room(serving, pool)
     }
 
-    /// Takes what `arrived` through all stages, as far as the guest has pages.
+    /// Takes what `arrived` through all stages, as far as the guest has room.
     #[inline]
-    pub fn round<U: Using>(
+    pub fn round(
         &mut self,
-        around: &Around<'_, U>,
+        around: &Around<'_>,
         arrived: &mut VecDeque<Buffer>,
         pool: &mut Pool,
     ) -> Round {
@@ -121,42 +173,56 @@ impl<M: Memory> Rx<M> {
         for buffer in arrived.drain(..) {
             self.take.push(buffer, serving, pool, stats, now);
         }
-        let fault = self.give(around, now).err();
-        let notify = if self.pages.is_empty() {
+        let fault = self.give(around, pool, now).err();
+        let notify = if self.going.is_empty() {
             None
         } else {
             worked = true;
-            let peer = self.post.peer();
-            let (packets, pages) = (self.going.iter_mut(), self.pages.as_mut_slice());
-            stats.rx_slots.add(pages.len() as u64);
-            copy_out::copy_out(around.domain, peer, around.kept, packets, pages, stats);
-            let counts = self.going.iter().map(|(_, count)| *count);
-            let notify = respond::respond(counts, &mut self.pages, &mut self.post);
-            for (waiting, _) in self.going.drain(..) {
+            let slots = self.sink.copy_out(&mut self.going, stats);
+            stats.rx_slots.add(slots as u64);
+            let notify = self.sink.publish();
+            for waiting in self.going.drain(..) {
                 respond::given(waiting, pool, stats);
             }
             Some(notify)
         };
-        let patience = if self.rx_notify { serving.rx.stall_ns } else { u64::MAX };
-        let stalled = self.post.stall(patience, now);
+        let patience = if self.tells { serving.rx.stall_ns } else { u64::MAX };
+        let stalled = self.patience.stall(patience, now);
         self.expire(serving, pool, stats, now);
         stats.rx_waiting.set(self.take.len() as u64);
         Round { worked, notify, stalled, fault }
     }
 
-    /// Gives pages to as many packets as have room and credit.
+    /// Gives room to as many packets as there is room and credit for.
     #[inline]
-    fn give<U: Using>(&mut self, around: &Around<'_, U>, now: u64) -> Result<(), PeerFault> {
+    fn give(&mut self, around: &Around<'_>, pool: &mut Pool, now: u64) -> Result<(), PeerFault> {
         while self.going.len() < BATCH {
             let Some(first) = self.take.first() else {
                 // What waited may be lost by now, while the guest still counts as stalled.
-                return self.post.look_again(now);
-            };
-            if !self.post.has(first.fit.slots(), now)? {
-                if !std::mem::replace(&mut self.starved, true) {
-                    around.stats.rx_starved.add(1);
+                if let Some(wanted) = self.patience.wanted()
+                    && self.sink.has(&wanted)? != Room::Short
+                {
+                    self.patience.rest();
                 }
                 return Ok(());
+            };
+            match self.sink.has(&first.fit)? {
+                Room::There => self.patience.rest(),
+                Room::Short => {
+                    self.patience.starve(first.fit, now);
+                    if !std::mem::replace(&mut self.starved, true) {
+                        around.stats.rx_starved.add(1);
+                    }
+                    return Ok(());
+                }
+                Room::Never => {
+                    self.patience.rest();
+                    if let Some(waiting) = self.take.pop() {
+                        around.stats.lose(Loss::Unfit, 1);
+                        pool.put(waiting.buffer);
+                    }
+                    continue;
+                }
             }
             self.starved = false;
             let credit = &around.serving.limits.rx;
@@ -167,20 +233,20 @@ impl<M: Memory> Rx<M> {
                 return Ok(());
             }
             self.until = None;
-            let count = fit::fit(first, &mut self.post, &mut self.pages)?;
+            self.sink.place(&first.fit)?;
             if let Some(waiting) = self.take.pop() {
-                self.going.push_back((waiting, count));
+                self.going.push_back(waiting);
             }
         }
         Ok(())
     }
 
-    /// Loses what has waited for pages too long.
+    /// Loses what has waited for room too long.
     fn expire(&mut self, serving: &Serving, pool: &mut Pool, stats: &Stats, now: u64) {
-        if self.post.starved_since().is_none() {
+        if self.patience.since().is_none() {
             return;
         }
-        let wait = if self.post.is_stalled() { 0 } else { serving.rx.wait_ns };
+        let wait = if self.patience.is_stalled() { 0 } else { serving.rx.wait_ns };
         while let Some(first) = self.take.first() {
             if now.saturating_sub(first.since) < wait {
                 return;
@@ -190,25 +256,28 @@ impl<M: Memory> Rx<M> {
                 pool.put(waiting.buffer);
             }
         }
-        if !self.post.is_stalled() {
-            self.post.want_none();
+        if !self.patience.is_stalled() {
+            self.patience.rest();
         }
     }
 
-    /// Before sleeping: where packets wait for pages, asks to be notified of such.
+    /// Before sleeping: where packets wait for room, asks to be notified of such.
     ///
     /// # Errors
     ///
-    /// The guest's index cannot be.
+    /// The guest broke a rule of the transport.
     pub fn rearm(&mut self) -> Result<Recheck, PeerFault> {
-        if self.until.is_some() { Ok(Recheck::Quiet) } else { self.post.rearm() }
+        match self.patience.wanted() {
+            Some(wanted) if self.until.is_none() => self.sink.rearm(&wanted),
+            _ => Ok(Recheck::Quiet),
+        }
     }
 
-    /// Whether packets wait, for pages or for time.
+    /// Whether packets wait, for room or for time.
     #[inline]
     #[must_use]
     pub const fn waits(&self) -> bool {
-        self.until.is_some() || self.post.starved_since().is_some()
+        self.until.is_some() || self.patience.since().is_some()
     }
 
     /// When to look again, in nanoseconds, where time is what packets wait for.
@@ -217,13 +286,13 @@ impl<M: Memory> Rx<M> {
         if self.until.is_some() {
             return self.until;
         }
-        let since = self.post.starved_since()?;
-        if !self.rx_notify {
+        let since = self.patience.since()?;
+        if !self.tells {
             return Some(now.saturating_add(LOOK_NS));
         }
         let expires = self.take.first().map(|first| first.since.saturating_add(serving.rx.wait_ns));
         let stalls = since.saturating_add(serving.rx.stall_ns);
-        let stalls = (!self.post.is_stalled()).then_some(stalls);
+        let stalls = (!self.patience.is_stalled()).then_some(stalls);
         expires.into_iter().chain(stalls).min()
     }
 
@@ -232,12 +301,5 @@ impl<M: Memory> Rx<M> {
         while let Some(waiting) = self.take.pop() {
             pool.put(waiting.buffer);
         }
-    }
-}
-
-impl<M> Drop for Rx<M> {
-    fn drop(&mut self) {
-        // With the ring; the guest's next backend finds them there.
-        self.pages.drain(..).for_each(|page| page.owed.abandon());
     }
 }

@@ -1,12 +1,9 @@
 //! What the guest posted: pages for packets, taken off its ring when a whole packet has room.
 //!
-//! Before: `take`. After: `fit`. A guest that posts no pages holds its own packets up and nothing
-//! else: they wait for a bounded time, and where it goes on for long, the guest counts as stalled and
-//! its link is taken down until it posts again.
+//! Before: `take`. After: `fit`.
 //!
 //! Trust: an index that cannot be is a [`PeerFault`] and ends the device; that pages are few, or never
-//! come, is the guest's right. Source: io/ring.h, "Guest receive" in io/netif.h (RELEASE-4.17); times
-//! and what they mean as in Linux's xen-netback (v6.1). Units: nanoseconds.
+//! come, is the guest's right. Source: io/ring.h, "Guest receive" in io/netif.h (RELEASE-4.17).
 
 use hypervisor::memory::Memory;
 use hypervisor::{DomId, PeerFault};
@@ -21,11 +18,6 @@ use super::fit::{Answer, Page};
 pub struct Post<M> {
     back: Back<netif::Rx, M>,
     peer: DomId,
-    /// Pages that the first waiting packet needs, while there are fewer.
-    wanted: Option<u32>,
-    /// Since when there are too few.
-    starved_since: Option<u64>,
-    stalled: bool,
 }
 
 impl<M: Memory> Post<M> {
@@ -36,7 +28,7 @@ impl<M: Memory> Post<M> {
     /// There cannot be a ring like that.
     pub fn attach(memory: M, peer: DomId) -> Result<Self, PeerFault> {
         let back = Back::attach(memory).map_err(|fault| fault.by(peer))?;
-        Ok(Self { back, peer, wanted: None, starved_since: None, stalled: false })
+        Ok(Self { back, peer })
     }
 
     /// Gives back the pages that a backend before us was about to answer when it was killed, as failed: which of
@@ -76,16 +68,9 @@ impl<M: Memory> Post<M> {
     ///
     /// The guest's index cannot be.
     #[inline]
-    pub fn has(&mut self, slots: usize, now: u64) -> Result<bool, PeerFault> {
+    pub fn has(&mut self, slots: usize) -> Result<bool, PeerFault> {
         let wanted = u32::try_from(slots).unwrap_or(u32::MAX);
-        if self.back.look().map_err(|fault| fault.by(self.peer))? >= wanted {
-            self.wanted = None;
-            self.starved_since = None;
-            return Ok(true);
-        }
-        self.wanted = Some(wanted);
-        self.starved_since.get_or_insert(now);
-        Ok(false)
+        Ok(self.back.look().map_err(|fault| fault.by(self.peer))? >= wanted)
     }
 
     /// Takes the next page.
@@ -110,53 +95,14 @@ impl<M: Memory> Post<M> {
         self.back.publish()
     }
 
-    /// Whether what was last asked for is there by now.
+    /// Asks to be notified once pages for a packet of so many slots are there, and looks once more.
     ///
     /// # Errors
     ///
     /// The guest's index cannot be.
-    pub fn look_again(&mut self, now: u64) -> Result<(), PeerFault> {
-        if let Some(wanted) = self.wanted {
-            self.has(usize::try_from(wanted).unwrap_or(usize::MAX), now)?;
-        }
-        Ok(())
-    }
-
-    /// Nothing waits for pages any more.
-    pub fn want_none(&mut self) {
-        self.wanted = None;
-        self.starved_since = None;
-    }
-
-    /// Before sleeping: where a packet waits for pages, asks to be notified when more are posted.
-    ///
-    /// # Errors
-    ///
-    /// The guest's index cannot be.
-    pub fn rearm(&mut self) -> Result<Recheck, PeerFault> {
-        match self.wanted {
-            Some(wanted) => self.back.rearm_for(wanted).map_err(|fault| fault.by(self.peer)),
-            None => Ok(Recheck::Quiet),
-        }
-    }
-
-    /// Since when too few pages are there for the packet that waits.
-    #[must_use]
-    pub const fn starved_since(&self) -> Option<u64> {
-        self.starved_since
-    }
-
-    /// Whether that is so for longer than `patience`, where this is news.
-    pub fn stall(&mut self, patience: u64, now: u64) -> Option<bool> {
-        let since = self.starved_since;
-        let stalled = since.is_some_and(|since| now.saturating_sub(since) >= patience);
-        (std::mem::replace(&mut self.stalled, stalled) != stalled).then_some(stalled)
-    }
-
-    /// Whether the guest counts as stalled.
-    #[must_use]
-    pub const fn is_stalled(&self) -> bool {
-        self.stalled
+    pub fn rearm(&mut self, slots: usize) -> Result<Recheck, PeerFault> {
+        let wanted = u32::try_from(slots).unwrap_or(u32::MAX);
+        self.back.rearm_for(wanted).map_err(|fault| fault.by(self.peer))
     }
 
     /// Who receives.

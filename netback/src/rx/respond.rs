@@ -58,7 +58,7 @@ pub fn respond<M: Memory>(
 
 /// Counts a packet that was given to the guest, and frees its buffer.
 #[inline]
-pub fn given(waiting: Waiting, pool: &mut Pool, stats: &Stats) {
+pub fn given<F>(waiting: Waiting<F>, pool: &mut Pool, stats: &Stats) {
     stats.rx_packets.add(1);
     stats.rx_bytes.add(waiting.buffer.len() as u64);
     stats.rx_gso.add(u64::from(waiting.gso));

@@ -1,32 +1,58 @@
 //! Takes packets from the port and makes them such as the guest takes.
 //!
-//! The first stage; after it: `post`. A packet that the guest does not want, or does not take in any
-//! form, is lost here. What waits for the guest is bounded, in packets and in bytes, by how much is
-//! asked of the port, which then keeps the rest or loses it; and in time, by `post` (advisory 392).
+//! The first stage; after it: a [`Sink`](super::Sink). A packet that the guest does not want, or does not take in
+//! any form ([`Shape`]), is lost here. What waits for the guest is bounded, in packets and in bytes, by how much is
+//! asked of the port, which then keeps the rest or loses it; and in time, by `patience` (advisory 392).
 //!
 //! Trust: packets come from the host or from other guests; what the port says of them is checked.
 
 use std::collections::VecDeque;
-
-use ring::packet::Headers;
-use ring::packet::flow::Flow;
-use ring::wire::netif::chain::Offload;
-use ring::wire::netif::fit::{Fit, Takes};
+use std::fmt::Debug;
 
 use crate::buffer::{Buffer, Pool};
-use crate::connect::Features;
-use crate::offload::{Inbound, LEAST_SEGMENT, from_port};
 use crate::queue::Serving;
 use crate::segment::cut;
 use crate::stats::{Loss, Stats};
 
-/// A packet that waits for pages.
+/// What a guest takes.
+pub trait Shape: Debug {
+    /// How a packet is to lie in the guest's memory.
+    type Fit: Copy + Debug;
+
+    /// What becomes of the packet in `buffer`, which came from the port.
+    ///
+    /// # Errors
+    ///
+    /// The guest does not take it in any form, or it makes no sense.
+    fn fit(&self, buffer: &mut Buffer) -> Result<Fitted<Self::Fit>, Loss>;
+
+    /// Whether it takes large packets of most kinds in one piece.
+    fn is_whole(&self) -> bool;
+}
+
+/// What becomes of a packet for a guest.
+#[derive(Clone, Copy, Debug)]
+pub enum Fitted<F> {
+    /// It goes as it is.
+    Whole {
+        /// How it lies in the guest's memory.
+        fit: F,
+        /// Whether the guest is to cut it into segments.
+        gso: bool,
+        /// Whether its checksum was completed here.
+        summed: bool,
+    },
+    /// It is to be cut into segments of that much payload first.
+    Cut(u16),
+}
+
+/// A packet that waits for room in the guest's memory.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct Waiting<F> {
     /// It.
     pub buffer: Buffer,
-    /// How it lies in pages.
-    pub fit: Fit,
+    /// How it lies there.
+    pub fit: F,
     /// Whether it is to be cut into segments by the guest.
     pub gso: bool,
     /// Since when, in nanoseconds.
@@ -40,20 +66,20 @@ const CUT_AGAIN: u16 = 1024;
 
 /// What came for the guest.
 #[derive(Debug)]
-pub struct Take {
-    features: Features,
-    waiting: VecDeque<Waiting>,
+pub struct Take<S: Shape> {
+    shape: S,
+    waiting: VecDeque<Waiting<S::Fit>>,
     /// Of all that wait.
     bytes: usize,
     /// For how many more packets room is left as if they were to be cut.
     cutting: u16,
 }
 
-impl Take {
-    /// For a guest with these features.
+impl<S: Shape> Take<S> {
+    /// For a guest that takes packets of that shape.
     #[must_use]
-    pub fn new(features: Features, most: usize) -> Self {
-        Self { features, waiting: VecDeque::with_capacity(most), bytes: 0, cutting: 0 }
+    pub fn new(shape: S, most: usize) -> Self {
+        Self { shape, waiting: VecDeque::with_capacity(most), bytes: 0, cutting: 0 }
     }
 
     /// How many packets to ask the port for.
@@ -65,8 +91,7 @@ impl Take {
         }
         let spare = pool.available().saturating_sub(crate::tx::BATCH);
         let free = serving.rx.packets.saturating_sub(self.waiting.len()).min(spare);
-        let Takes { gso_tcpv4, gso_tcpv6, .. } = self.features.takes;
-        let whole = gso_tcpv4 && gso_tcpv6 && self.cutting == 0;
+        let whole = self.shape.is_whole() && self.cutting == 0;
         if whole { free } else { free.div_ceil(SEGMENTS) }
     }
 
@@ -84,14 +109,13 @@ impl Take {
             stats.rx_unlisted.add(1);
             return pool.put(buffer);
         }
-        let inbound = from_port(&mut buffer, &self.features.takes, self.features.sums);
-        match inbound.map(|inbound| self.fitting(inbound, buffer.len(), serving)) {
-            Ok(Inbound::Whole(offload, summed)) => {
+        match self.shape.fit(&mut buffer) {
+            Ok(Fitted::Whole { fit, gso, summed }) => {
                 self.cutting = self.cutting.saturating_sub(1);
                 stats.rx_summed.add(u64::from(summed));
-                self.keep(buffer, offload, serving, pool, stats, now);
+                self.keep(Waiting { buffer, fit, gso, since: now });
             }
-            Ok(Inbound::Cut(size)) => {
+            Ok(Fitted::Cut(size)) => {
                 self.cutting = CUT_AGAIN;
                 stats.rx_cut.add(1);
                 let mut segments = Vec::new();
@@ -101,7 +125,7 @@ impl Take {
                 }
                 pool.put(buffer);
                 for segment in segments {
-                    self.keep_segment(segment, serving, pool, stats, now);
+                    self.keep_segment(segment, pool, stats, now);
                 }
             }
             Err(why) => {
@@ -111,89 +135,36 @@ impl Take {
         }
     }
 
-    /// Has a packet cut here that the guest would cut, but has no room for: headroom takes some of
-    /// every page.
-    #[inline]
-    fn fitting(&self, inbound: Inbound, len: usize, serving: &Serving) -> Inbound {
-        match inbound {
-            Inbound::Whole(Offload { gso: Some(gso), .. }, _)
-                if gso.size >= LEAST_SEGMENT && !Fit::has_room(len, &self.takes(serving)) =>
-            {
-                Inbound::Cut(gso.size)
-            }
-            inbound => inbound,
-        }
-    }
-
-    /// What the guest takes, now.
-    #[inline]
-    fn takes(&self, serving: &Serving) -> Takes {
-        let mut takes = self.features.takes;
-        takes.headroom = serving.headroom().unwrap_or(takes.headroom);
-        takes
-    }
-
-    fn keep_segment(
-        &mut self,
-        mut segment: Buffer,
-        serving: &Serving,
-        pool: &mut Pool,
-        stats: &Stats,
-        now: u64,
-    ) {
-        match from_port(&mut segment, &self.features.takes, self.features.sums) {
-            Ok(Inbound::Whole(offload, summed)) => {
+    fn keep_segment(&mut self, mut segment: Buffer, pool: &mut Pool, stats: &Stats, now: u64) {
+        let lost = match self.shape.fit(&mut segment) {
+            Ok(Fitted::Whole { fit, gso, summed }) => {
                 stats.rx_summed.add(u64::from(summed));
-                self.keep(segment, offload, serving, pool, stats, now);
+                return self.keep(Waiting { buffer: segment, fit, gso, since: now });
             }
             // A segment is not to be cut again.
-            Ok(Inbound::Cut(_)) | Err(_) => {
-                stats.lose(Loss::PortHeader, 1);
-                pool.put(segment);
-            }
-        }
+            Ok(Fitted::Cut(_)) => Loss::PortHeader,
+            Err(why) => why,
+        };
+        stats.lose(lost, 1);
+        pool.put(segment);
     }
 
     #[inline]
-    fn keep(
-        &mut self,
-        buffer: Buffer,
-        mut offload: Offload,
-        serving: &Serving,
-        pool: &mut Pool,
-        stats: &Stats,
-        now: u64,
-    ) {
-        let mut takes = self.takes(serving);
-        if let Some(steering) = serving.steering() {
-            takes.hash = true;
-            let headers = Headers::find(buffer.packet()).ok();
-            let flow = headers.and_then(|headers| Flow::of(buffer.packet(), &headers));
-            offload.hash = flow.and_then(|flow| steering.hash(&flow));
-        }
-        match Fit::new(buffer.len(), offload, &takes) {
-            Ok(fit) => {
-                self.bytes = self.bytes.saturating_add(buffer.len());
-                let gso = offload.gso.is_some();
-                self.waiting.push_back(Waiting { buffer, fit, gso, since: now });
-            }
-            Err(_) => {
-                stats.lose(Loss::Unfit, 1);
-                pool.put(buffer);
-            }
-        }
+    fn keep(&mut self, waiting: Waiting<S::Fit>) {
+        self.bytes = self.bytes.saturating_add(waiting.buffer.len());
+        self.waiting.push_back(waiting);
     }
 
     /// The packet that has waited longest.
     #[inline]
     #[must_use]
-    pub fn first(&self) -> Option<&Waiting> {
+    pub fn first(&self) -> Option<&Waiting<S::Fit>> {
         self.waiting.front()
     }
 
     /// Takes it out.
     #[inline]
-    pub fn pop(&mut self) -> Option<Waiting> {
+    pub fn pop(&mut self) -> Option<Waiting<S::Fit>> {
         let first = self.waiting.pop_front()?;
         self.bytes = self.bytes.saturating_sub(first.buffer.len());
         Some(first)
@@ -214,9 +185,15 @@ impl Take {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use ring::wire::netif::fit::Takes;
+
     use super::*;
+    use crate::connect::Features;
     use crate::filter::Sources;
     use crate::offload::Sums;
+    use crate::rx::xen::Shape as Xen;
     use crate::vnet::{Header, flags, gso};
 
     /// UDP over IPv4 with 100 bytes of payload.
@@ -240,7 +217,8 @@ mod tests {
             let (serving, stats) = (Serving::new(1, Sources::default()), Stats::default());
             serving.set_headroom(headroom);
             let mut pool = Pool::new(256);
-            let mut take = Take::new(features, 256);
+            let serving = Arc::new(serving);
+            let mut take = Take::new(Xen::new(features, Arc::clone(&serving)), 256);
             let header = Header {
                 flags: flags::NEEDS_CSUM,
                 gso_type: gso::TCPV4,
@@ -271,8 +249,9 @@ mod tests {
         let features = Features::new(takes, Sums { v4: true, v6: true });
         let (serving, stats) = (Serving::new(1, Sources::default()), Stats::default());
         let most = serving.rx.packets;
+        let serving = Arc::new(serving);
         let mut pool = Pool::new(most + crate::tx::BATCH);
-        let mut take = Take::new(features, most);
+        let mut take = Take::new(Xen::new(features, Arc::clone(&serving)), most);
         assert_eq!(take.room(&serving, &pool), most);
         let large = Header {
             flags: flags::NEEDS_CSUM,
@@ -282,7 +261,7 @@ mod tests {
             csum_offset: 6,
             ..Header::default()
         };
-        let mut push = |take: &mut Take, header: &Header| {
+        let mut push = |take: &mut Take<Xen>, header: &Header| {
             let mut buffer = pool.take().unwrap();
             buffer.fill(header, &udp());
             take.push(buffer, &serving, &mut pool, &stats, 0);

@@ -1,8 +1,7 @@
 //! Follows slots to the ends of their chains, and decides what of them may go now.
 //!
-//! Before: `receive`. After: `copy_in`. A chain for which there is no credit, no buffer or no room at
-//! the port stays here, unanswered, and with it all that came after it; so a guest that sends faster
-//! than it may is slowed down by its own ring. Changes of the multicast list are made here.
+//! Before: `receive`. After: `copy_in`. A chain that may not go yet (`admit`) stays here, unanswered. Changes of
+//! the multicast list are made here.
 //!
 //! Trust: every field of a slot is the peer's claim; a [`PeerFault`] where a chain breaks a rule after
 //! which nobody knows where the next packet begins. Source: "Guest transmit", "Multicast" in
@@ -12,41 +11,19 @@ use hypervisor::memory::Memory;
 use hypervisor::{PAGE_SIZE, PeerFault};
 use ring::wire::netif::gather::{Chain, Content, Gather, Piece};
 
+use super::admit::{Admit, Needs};
 use super::receive::Receive;
 use super::{Fate, Staged};
-use crate::buffer::Pool;
-use crate::credit::Credit;
-use crate::filter::Groups;
-use crate::stats::{Loss, Stats};
+use crate::buffer::Buffer;
+use crate::offload::Claims;
+use crate::stats::Loss;
 
 /// The chain that is being followed, or waits.
 #[derive(Debug, Default)]
 pub struct Assemble {
     gather: Gather,
     held: Option<Chain>,
-    /// When the held one is worth another try, where time is what it waits for.
-    until: Option<u64>,
-    /// Whether it waits for credit, which is counted once for each chain.
-    unpaid: bool,
-}
-
-/// How long before a chain is tried again for which this machine had no memory: nobody says when it has.
-const RETRY_NS: u64 = 10_000_000;
-
-/// What the next chain needs to go.
-pub struct Needs<'a> {
-    /// Where its bytes will lie.
-    pub pool: &'a mut Pool,
-    /// How many more packets the port takes.
-    pub room: usize,
-    /// The rate of what the guest sends.
-    pub credit: &'a Credit,
-    /// The multicast list.
-    pub groups: &'a Groups,
-    /// Where to count.
-    pub stats: &'a Stats,
-    /// When it is, in nanoseconds.
-    pub now: u64,
+    admit: Admit,
 }
 
 impl Assemble {
@@ -65,8 +42,7 @@ impl Assemble {
             Some(chain) => chain,
             None => match self.follow(receive)? {
                 Some(chain) if receive.is_spoilt(chain.slots()) => {
-                    let fate = Fate::Lost(Loss::Interrupted);
-                    return Ok(Some(Staged { chain, buffer: None, fate }));
+                    return Ok(Some(staged(chain, None, Fate::Lost(Loss::Interrupted))));
                 }
                 Some(chain) => chain,
                 None => return Ok(None),
@@ -79,32 +55,16 @@ impl Assemble {
                 (None, if made { Fate::Done } else { Fate::Lost(Loss::Multicast) })
             }
             Content::Packet(packet) => {
-                let size = usize::from(packet.size);
-                let buffer = if needs.room == 0 { None } else { needs.pool.take() };
-                let Some(mut buffer) = buffer else {
-                    // Where room is what is missing, the port says when there is some.
-                    let retry = needs.now.saturating_add(RETRY_NS);
-                    self.until = (needs.room > 0).then_some(retry);
+                let before = packet.pieces().map_while(before_a_page).sum();
+                let Some(buffer) = self.admit.admit(usize::from(packet.size), before, needs) else {
                     self.held = Some(chain);
                     return Ok(None);
                 };
-                if let Err(until) = needs.credit.admit(size, needs.now) {
-                    self.until = Some(until);
-                    if !std::mem::replace(&mut self.unpaid, true) {
-                        needs.stats.tx_held.add(1);
-                    }
-                    needs.pool.put(buffer);
-                    self.held = Some(chain);
-                    return Ok(None);
-                }
-                buffer.lay(packet.pieces().map_while(before_a_page).sum());
-                buffer.set_len(size);
-                needs.room = needs.room.saturating_sub(1);
                 (Some(buffer), Fate::Done)
             }
         };
-        (self.until, self.unpaid) = (None, false);
-        Ok(Some(Staged { chain, buffer, fate }))
+        self.admit.passed();
+        Ok(Some(staged(chain, buffer, fate)))
     }
 
     #[inline]
@@ -132,8 +92,16 @@ impl Assemble {
     /// Until when, where it is time that it waits for.
     #[must_use]
     pub const fn until(&self) -> Option<u64> {
-        self.until
+        self.admit.until()
     }
+}
+
+fn staged(chain: Chain, buffer: Option<Buffer>, fate: Fate) -> Staged {
+    let claims = match chain.content() {
+        Content::Packet(packet) => packet.offload.into(),
+        Content::Dropped(_) | Content::Multicast(_) => Claims::default(),
+    };
+    Staged { slots: chain.slots(), chain, buffer, claims, fate }
 }
 
 /// The bytes of a piece that comes before the first whole page.

@@ -27,7 +27,7 @@ pub fn copy_in<'a, U: Using>(
     let mut found = 0_u64;
     let mut ops = Vec::with_capacity(if kept.is_some() { 0 } else { pieces });
     let mut fates = Vec::new();
-    for Staged { chain, buffer, fate } in staged {
+    for Staged { chain, buffer, fate, .. } in staged {
         let (Some(buffer), Content::Packet(packet)) = (buffer, chain.content()) else { continue };
         let mut rest = buffer.packet_mut();
         let mut count = 0_usize;

@@ -5,27 +5,32 @@
 //! ```
 //!
 //! A round takes up to [`BATCH`] packets, or about a quarter of a ring, through all stages: one copy from the
-//! guest's pages, one publication of answers.
+//! guest's pages, one publication of answers. A [`Source`] is what a transport has of it: taking and copying what
+//! the guest wrote, and answering. Xen's is in [`xen`], and its stages are `receive`, `assemble`, `copy_in` and
+//! `respond`; a virtqueue's is in [`virtio`].
 
 pub mod receive;
 pub mod assemble;
+pub mod admit;
 pub mod copy_in;
 pub mod validate;
 pub mod respond;
+pub mod virtio;
+pub mod xen;
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
 
 use hypervisor::PeerFault;
-use hypervisor::memory::{Memory, Using};
 use ring::wire::netif::gather::Chain;
 use ring::{Notify, Recheck};
 
 use crate::buffer::{Buffer, Pool};
+use crate::offload::Claims;
 use crate::port::Port;
 use crate::queue::Around;
-use crate::stats::Loss;
-use assemble::{Assemble, Needs};
-use receive::Receive;
+use crate::stats::{Loss, Stats};
+use admit::Needs;
 
 /// Packets that are taken in one round at most.
 pub const BATCH: usize = 128;
@@ -34,13 +39,54 @@ pub const BATCH: usize = 128;
 /// holds: were they all taken before any is answered, guest and backend would wait for each other in turn.
 const SLOTS: usize = 64;
 
-/// A chain on its way, with its packet where it has one.
+/// Where the guest's packets come from, and where it is told that they were taken. They are answered in the
+/// order in which they were taken.
+pub trait Source {
+    /// What the guest wrote of one packet, and the duty to answer it.
+    type Chain: Debug;
+
+    /// The next packet that may go; nothing where there is none or it has to wait.
+    ///
+    /// # Errors
+    ///
+    /// The guest broke a rule of the transport.
+    fn next(&mut self, needs: &mut Needs<'_>) -> Result<Option<Staged<Self::Chain>>, PeerFault>;
+
+    /// Copies all of these packets into their buffers, before any of them is answered. What cannot be
+    /// copied is lost.
+    fn copy_in(&mut self, staged: &mut VecDeque<Staged<Self::Chain>>, stats: &Stats);
+
+    /// Answers the packet that was taken first of those that are not answered.
+    fn answer(&mut self, chain: Self::Chain, fate: Fate);
+
+    /// Shows the guest every answer, and says whether it wants to be notified.
+    fn publish(&mut self) -> Notify;
+
+    /// Before sleeping: asks to be notified of what comes, unless what is there has to wait anyway.
+    ///
+    /// # Errors
+    ///
+    /// The guest broke a rule of the transport.
+    fn rearm(&mut self) -> Result<Recheck, PeerFault>;
+
+    /// When what waits is worth another try, where time is what it waits for.
+    fn until(&self) -> Option<u64>;
+
+    /// Slots that were taken and are not answered.
+    fn owed(&self) -> usize;
+}
+
+/// A packet on its way, or what else the guest wrote in the place of one.
 #[derive(Debug)]
-pub struct Staged {
+pub struct Staged<C = Chain> {
     /// What the guest wrote.
-    pub chain: Chain,
+    pub chain: C,
+    /// Slots of its ring that it takes.
+    pub slots: usize,
     /// The packet.
     pub buffer: Option<Buffer>,
+    /// What is said of it.
+    pub claims: Claims,
     /// What becomes of it.
     pub fate: Fate,
 }
@@ -56,10 +102,9 @@ pub enum Fate {
 
 /// One queue's sending.
 #[derive(Debug)]
-pub struct Tx<M> {
-    receive: Receive<M>,
-    assemble: Assemble,
-    staged: VecDeque<Staged>,
+pub struct Tx<T: Source> {
+    source: T,
+    staged: VecDeque<Staged<T::Chain>>,
 }
 
 /// What a round did.
@@ -73,37 +118,31 @@ pub struct Round {
     pub fault: Option<PeerFault>,
 }
 
-impl<M: Memory> Tx<M> {
-    /// Serves what comes on the ring of `receive`.
+impl<T: Source> Tx<T> {
+    /// Serves what comes from `source`.
     #[must_use]
-    pub fn new(receive: Receive<M>) -> Self {
-        let (assemble, staged) = (Assemble::default(), VecDeque::with_capacity(BATCH));
-        Self { receive, assemble, staged }
+    pub fn new(source: T) -> Self {
+        Self { source, staged: VecDeque::with_capacity(BATCH) }
     }
 
     /// Takes what there is through all stages. The packets are with the port afterwards, whose turn it
     /// is then.
     #[inline]
-    pub fn round<U: Using, P: Port>(
-        &mut self,
-        around: &Around<'_, U>,
-        port: &mut P,
-        pool: &mut Pool,
-    ) -> Round {
-        let serving = around.serving;
+    pub fn round<P: Port>(&mut self, around: &Around<'_>, port: &mut P, pool: &mut Pool) -> Round {
+        let Around { serving, stats, .. } = *around;
         let mut needs = Needs {
             room: port.room(),
             pool,
             credit: &serving.limits.tx,
             groups: &serving.groups,
-            stats: around.stats,
+            stats,
             now: if around.timed { around.clock.now() } else { around.clock.recent() },
         };
         let (mut fault, mut slots) = (None, 0_usize);
         while self.staged.len() < BATCH && slots < SLOTS {
-            match self.assemble.next(&mut self.receive, &mut needs) {
+            match self.source.next(&mut needs) {
                 Ok(Some(staged)) => {
-                    slots = slots.saturating_add(staged.chain.slots());
+                    slots = slots.saturating_add(staged.slots);
                     self.staged.push_back(staged);
                 }
                 Ok(None) => break,
@@ -116,31 +155,32 @@ impl<M: Memory> Tx<M> {
         if self.staged.is_empty() {
             return Round { worked: false, notify: None, fault };
         }
-        let (peer, staged) = (self.receive.peer(), self.staged.iter_mut());
-        copy_in::copy_in(around.domain, peer, around.kept, staged, slots, around.stats);
-        self.receive.note(slots);
+        self.source.copy_in(&mut self.staged, stats);
         for mut staged in self.staged.drain(..) {
             validate::validate(&mut staged, &serving.sources);
-            respond::send(&mut staged, port, needs.pool, around.stats);
-            respond::respond(&staged, &mut self.receive, around.stats);
+            respond::send(&mut staged, port, needs.pool, stats);
+            if let Fate::Lost(why) = staged.fate {
+                stats.lose(why, 1);
+            }
+            self.source.answer(staged.chain, staged.fate);
         }
-        around.stats.tx_slots.add(slots as u64);
-        around.stats.tx_owed.set(self.receive.owed() as u64);
-        Round { worked: true, notify: Some(self.receive.publish()), fault }
+        stats.tx_slots.add(slots as u64);
+        stats.tx_owed.set(self.source.owed() as u64);
+        Round { worked: true, notify: Some(self.source.publish()), fault }
     }
 
-    /// Before sleeping: asks to be notified of what comes, unless what is there has to wait anyway.
+    /// As [`Source::rearm`].
     ///
     /// # Errors
     ///
-    /// The guest's index cannot be.
+    /// The guest broke a rule of the transport.
     pub fn rearm(&mut self) -> Result<Recheck, PeerFault> {
-        if self.assemble.holds() { Ok(Recheck::Quiet) } else { self.receive.rearm() }
+        self.source.rearm()
     }
 
-    /// When what waits is worth another try, where time is what it waits for.
+    /// As [`Source::until`].
     #[must_use]
-    pub const fn until(&self) -> Option<u64> {
-        self.assemble.until()
+    pub fn until(&self) -> Option<u64> {
+        self.source.until()
     }
 }

@@ -6,6 +6,7 @@
 
 use hypervisor::memory::Memory;
 use ring::wire::netif::Status;
+use ring::wire::netif::gather::Chain;
 
 use super::receive::Receive;
 use super::{Fate, Staged};
@@ -16,7 +17,7 @@ use crate::vnet::gso;
 
 /// Sends one packet, if it may go.
 #[inline]
-pub fn send<P: Port>(staged: &mut Staged, port: &mut P, pool: &mut Pool, stats: &Stats) {
+pub fn send<C, P: Port>(staged: &mut Staged<C>, port: &mut P, pool: &mut Pool, stats: &Stats) {
     let Some(buffer) = staged.buffer.take() else { return };
     match staged.fate {
         Fate::Done => {
@@ -32,15 +33,12 @@ pub fn send<P: Port>(staged: &mut Staged, port: &mut P, pool: &mut Pool, stats: 
 
 /// Answers all slots of a chain.
 #[inline]
-pub fn respond<M: Memory>(staged: &Staged, receive: &mut Receive<M>, stats: &Stats) {
-    let status = match staged.fate {
+pub fn respond<M: Memory>(chain: &Chain, fate: Fate, receive: &mut Receive<M>) {
+    let status = match fate {
         Fate::Done => Status::OKAY,
-        Fate::Lost(why) => {
-            stats.lose(why, 1);
-            Status::ERROR
-        }
+        Fate::Lost(_) => Status::ERROR,
     };
-    for response in staged.chain.answers(status) {
+    for response in chain.answers(status) {
         receive.answer(&response);
     }
 }

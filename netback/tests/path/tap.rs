@@ -19,7 +19,7 @@ use netback::port::Port;
 use netback::port::interface::Name;
 use netback::port::memory::pair;
 use netback::port::packet;
-use netback::port::tap::Tap;
+use netback::port::tap::{Offloads, Tap};
 use netback::vnet;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
@@ -113,7 +113,7 @@ fn tap(namespace: &Namespace, name: &'static str, address: Ipv4Addr, features: F
     namespace.within(move || {
         let tap = Tap::open(Name::new(name).unwrap(), 1).unwrap();
         tap.set_up(Some(1500)).unwrap();
-        tap.serve(&features).unwrap();
+        tap.serve(&Offloads::from(&features)).unwrap();
         set_address(name, address);
         tap
     })
@@ -361,7 +361,7 @@ fn an_interface_that_is_gone_ends_the_queue() {
     let refused = host.within(move || {
         // More queues of it, and what its guest does not do, said to all of them at once.
         let more = Tap::open(Name::new("vif1.0").unwrap(), 3).unwrap();
-        more.serve(&Features::new(Default::default(), Sums { v4: false, v6: false })).unwrap();
+        more.serve(&Offloads::default()).unwrap();
         more.set_carrier(false).unwrap();
         assert!(more.queue(2).is_some() && more.queue(3).is_none());
         outer.join(&Name::new("no-bridge").unwrap())

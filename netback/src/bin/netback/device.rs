@@ -103,7 +103,7 @@ fn serve<D: Domain>(
         board: serving.board(),
         slot,
         number: spot.number,
-        mac: wish.mac,
+        mac: Some(wish.mac),
         wanted,
         me: domain.id(),
     };

@@ -2,6 +2,7 @@
 
 mod ctl;
 mod device;
+mod machine;
 mod options;
 mod start;
 mod stats;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     outcome::log();
     let done = match &cli.command {
         None if cli.serve.watch => watch::run(&cli.serve),
+        None if cli.serve.vhost_user.is_some() => machine::run(&cli.serve),
         None => match &cli.serve.device {
             Some(spot) => match device::run(&cli.serve, spot) {
                 Ok(device::Left::Over) => Ok(()),

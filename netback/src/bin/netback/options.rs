@@ -19,6 +19,8 @@ Examples:
   netback --interface eth1                     what eth1 receives is the guest's
   netback --port echo                          no network; netfront bench --mode rr measures the pair
   netback --bridge br0 --pcap guest.pcap       write down what passes, for tcpdump -r
+  netback --bridge br0 --vhost-user /run/vm1-net.sock --mac 52:54:00:12:34:56
+                                               the same for a virtual machine of QEMU's
   netback --watch                              serve the interfaces of all guests that xl starts
   netback ctl list                             what is served here, and to whom
   netback ctl limits --tx 10Mb/s               hold the guest to a rate while it runs
@@ -98,6 +100,14 @@ pub(crate) struct Serve {
     /// Serve the one device that a toolstack made in this directory of the store.
     #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["domain", "devid", "mac", "mtu"])]
     pub(crate) device: Option<Spot>,
+    /// Serve a virtual machine that QEMU, cloud-hypervisor or crosvm runs, over vhost-user: the socket to which its
+    /// monitor connects.
+    #[arg(long, value_name = "SOCKET")]
+    #[arg(conflicts_with_all = ["watch", "device", "domain", "devid", "takeover"])]
+    pub(crate) vhost_user: Option<PathBuf>,
+    /// With --vhost-user: the monitor listens there, and we connect, again whenever it is gone.
+    #[arg(long, requires = "vhost_user")]
+    pub(crate) reconnect: bool,
     /// Take over from the netback that serves the same interface, or from the watcher with --watch: this one goes
     /// on with the guest's rings. Where none runs, begin as without this.
     #[arg(long)]
@@ -111,7 +121,8 @@ pub(crate) struct Serve {
     #[arg(value_parser = clap::value_parser!(u32).range(0..=9999))]
     pub(crate) devid: u32,
     /// The guest's address. Without it, one of Xen's (00:16:3e) that is the same each time for this
-    /// machine, guest and --devid.
+    /// machine, guest and --devid. With --vhost-user: the address that its monitor gives the machine, too, as
+    /// in QEMU's mac=; without it, the machine may send as anybody, unless --allow-mac says otherwise.
     #[arg(long, value_name = "MAC")]
     pub(crate) mac: Option<Shown>,
     /// The largest payload of a packet [default: 1500].

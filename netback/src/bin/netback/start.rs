@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Serve) -> Result<()> {
 }
 
 /// Sees to it that what was named is there, before anybody waits for anything.
-fn demand_uplink(options: &Serve) -> Result<(), Error> {
+pub(crate) fn demand_uplink(options: &Serve) -> Result<(), Error> {
     for (name, option) in [(&options.bridge, "--bridge"), (&options.interface, "--interface")] {
         if let Some(name) = name {
             name.demand(option)?;
@@ -104,7 +104,7 @@ fn serve<D: Domain>(
         board: serving.board(),
         slot: serving.slot(),
         number: options.devid,
-        mac,
+        mac: Some(mac),
         wanted: wanted.to_string(),
         me: domain.id(),
     };
@@ -180,14 +180,19 @@ fn usual_queues() -> u16 {
     u16::try_from(processors.min(QUEUES)).unwrap_or(1)
 }
 
-fn ready(options: &Serve, mac: Mac, wanted: &Wanted, control: &Path) {
-    let (mac, devid) = (Shown(mac).to_string(), options.devid);
-    let uplink = match (&options.interface, &options.bridge, options.port) {
+/// What lies behind an interface, in words.
+pub(crate) fn uplink(options: &Serve) -> String {
+    match (&options.interface, &options.bridge, options.port) {
         (Some(name), ..) => format!("behind {name}"),
         (None, Some(bridge), _) => format!("on {bridge}"),
         (None, None, Some(kind)) => format!("without a network: {}", kind.name()),
         (None, None, None) => "on no bridge".to_owned(),
-    };
+    }
+}
+
+fn ready(options: &Serve, mac: Mac, wanted: &Wanted, control: &Path) {
+    let (mac, devid) = (Shown(mac).to_string(), options.devid);
+    let uplink = uplink(options);
     let line = format!(
         "ready: interface {devid} ({mac}, {uplink}) for domain {wanted}; control socket {}",
         control.display()

@@ -24,7 +24,7 @@ use netback::credit::Rate;
 use netback::filter::Sources;
 use netback::offload::{LEAST_SEGMENT, Sums};
 use netback::port::{Port, Readable, Turned};
-use netback::queue::{Control, Ended, Queue, Serving};
+use netback::queue::{Control, Ended, Queue, Serving, ends_of_rings};
 use netback::stats::Stats;
 use netback::vnet::{Header, flags, gso};
 use ring::layout::{HEADER, Word};
@@ -359,9 +359,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let wire = Wire { state: Rc::clone(&state), sent: Vec::new() };
     let stats = Arc::new(Stats::default());
     let parts = (PEER, link, features);
-    let queue =
-        Queue::new(0, parts, guest.clone(), wire, Arc::clone(&serving), line, Arc::clone(&stats));
-    let ended = queue.unwrap().run();
+    let ends = ends_of_rings(0, parts, guest.clone(), &serving, &stats).unwrap();
+    let ended = Queue::new(0, ends, wire, Arc::clone(&serving), line, stats).run();
     assert!(matches!(ended, Ended::Stopped | Ended::Fault(_)), "{ended:?}");
     guest.check();
     drop((state, serving));
