@@ -6,6 +6,7 @@
 
 mod initramfs;
 mod kernel;
+mod libraries;
 mod modinfo;
 
 use std::fs::{self, File};
@@ -21,6 +22,7 @@ use crate::scene::to_its_end;
 
 pub use initramfs::Archive;
 pub use kernel::Kernel;
+pub use libraries::with_libraries;
 
 /// What the script's last line says when all went well.
 const WELL: &str = "domkit-vm: ended well";
@@ -64,6 +66,13 @@ impl Machine {
             memory_mib: 1024,
             limit: Duration::from_secs(600),
         }
+    }
+
+    /// Puts its memory where devices of other processes reach it.
+    pub fn share_memory(&mut self) {
+        let memory = format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib);
+        let arguments = ["-object", &memory, "-machine", "q35,memory-backend=ram"];
+        self.arguments.extend(arguments.map(str::to_owned));
     }
 
     /// Boots it, runs the script, and answers what it printed.
