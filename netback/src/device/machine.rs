@@ -89,9 +89,13 @@ impl vhost_user::Device for MachineVif {
         let (number, pairs) = (parts.number, Arc::clone(&self.pairs));
         if control_queue(parts.features, self.offer.pairs) == Some(number) {
             let commands = Commands::new(Arc::clone(&pairs));
+            // Before the driver's first command, which may say otherwise.
             lock(&pairs).set_used(Some(1))?;
-            let handle = control_queue::spawn(&parts, commands, self.waker.clone())?;
-            return Ok(MachineQueue(Kind::Control { handle: Some(handle), pairs }));
+            let spawned = control_queue::spawn(&parts, commands, self.waker.clone());
+            if spawned.is_err() {
+                lock(&pairs).set_used(None)?;
+            }
+            return Ok(MachineQueue(Kind::Control { handle: Some(spawned?), pairs }));
         }
         let pair = number / 2;
         if pair >= self.offer.pairs {
