@@ -236,8 +236,10 @@ impl<H: Platform, V: Service<H>> Backend<H, V> {
                 }
                 Step::Offer | Step::Closing | Step::Closed => {
                     // Whoever was connected here died: what it had taken and not answered is known
-                    // to nobody, so the frontend has to come with new rings.
-                    self.barred |= step == Step::Offer && own == State::Connected && !self.paused;
+                    // to nobody, so the frontend has to come with new rings. Unless it was us: then the
+                    // rings that we let go are not those that the frontend has by now.
+                    let died = own == State::Connected && !self.paused && !self.offered;
+                    self.barred |= step == Step::Offer && died;
                     self.paused = false;
                     let published = match step {
                         Step::Offer => self.publish_offer(store)?,

@@ -251,6 +251,27 @@ fn a_frontend_that_went_and_came_back_before_we_looked_is_met_again() {
 }
 
 #[test]
+fn a_frontend_that_comes_back_while_its_former_rings_are_let_go_is_met_again() {
+    let scene = Scene::new();
+    let (toy, mailbox) = (Toy::default(), Mailbox::<()>::new().unwrap());
+    let mut backend =
+        Backend::<Domain, Toy>::new(&scene.pair, Colours(3), mailbox.waker(), History::default());
+    let settle = |backend: &mut Backend<Domain, Toy>| {
+        assert_eq!(backend.settle(&scene.own, &scene.own, &toy).unwrap(), Settled::Waiting);
+    };
+    settle(&mut backend);
+    scene.say(&[("colour", "3"), ("ring", "1")], State::Connected);
+    settle(&mut backend);
+    assert_eq!(scene.state(), State::Connected);
+    // It closed, which takes the backend some time; meanwhile it is bound again, and goes by our old state.
+    scene.say(&[], State::Closed);
+    backend.detach();
+    scene.say(&[("ring", "2")], State::Connected);
+    settle(&mut backend);
+    assert_eq!((scene.state(), toy.told().ring), (State::Connected, Some(2)));
+}
+
+#[test]
 fn a_guest_that_comes_again_and_again_is_heard_of_so_often_and_then_waits() {
     let scene = Scene::new();
     let (toy, mailbox) = (Toy::default(), Mailbox::<()>::new().unwrap());
