@@ -120,7 +120,12 @@ impl Libxl {
     pub fn domain(&self, name: &str) -> Result<DomId> {
         let mut found = None;
         until(&format!("domain {name} is there"), || {
-            for id in self.store.list(Transaction::NONE, "/local/domain")? {
+            let all = match self.store.list(Transaction::NONE, "/local/domain") {
+                // Nobody has come yet.
+                Err(StoreError::Missing(_)) => return Ok(false),
+                all => all?,
+            };
+            for id in all {
                 if self.get(&format!("/local/domain/{id}/name"))?.as_deref() == Some(name) {
                     found = id.parse().ok().and_then(DomId::new);
                 }

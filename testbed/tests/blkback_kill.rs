@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use testbed::fio;
 use testbed::libxl::{Device, DiskSpec, Libxl};
+use testbed::pauses::Pauses;
 use testbed::scene::{Process, Scene, until};
 
 const MIB: u64 = 1 << 20;
@@ -126,21 +127,11 @@ fn many() -> usize {
     std::env::var("KILLS").ok().and_then(|many| many.parse().ok()).unwrap_or(50)
 }
 
-/// Prints how long the pauses were, in milliseconds.
+/// Prints how long the pauses were, and how much was owed.
 fn print(what: &str, kills: &[(u64, u64)]) {
-    let mut pauses: Vec<u64> = kills.iter().map(|(pause, _)| *pause).collect();
-    pauses.sort_unstable();
-    let at = |percent: usize| pauses[(pauses.len() - 1) * percent / 100];
     let owed: u64 = kills.iter().map(|(_, owed)| owed).sum();
-    println!(
-        "{what}: {} kills, {owed} requests begun anew; nobody served for {} ms (median), {} ms (90 %), {} ms \
-         (longest); each: {:?}",
-        kills.len(),
-        at(50),
-        at(90),
-        at(100),
-        kills.iter().map(|(pause, _)| pause).collect::<Vec<_>>()
-    );
+    let pauses: Pauses = kills.iter().map(|(pause, _)| *pause).collect();
+    println!("{what}: {pauses}; {owed} requests begun anew");
 }
 
 #[test]

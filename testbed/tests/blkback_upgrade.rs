@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use testbed::libxl::{Device, DiskSpec, Libxl};
+use testbed::pauses::Pauses;
 use testbed::scene::{Process, Scene, until};
 
 const MIB: u64 = 1 << 20;
@@ -131,7 +132,7 @@ fn a_watcher_takes_every_disk_over_from_the_one_before() {
         assert!(old.written().contains("handed over") || round > 0, "{}", old.written());
         old = next;
     }
-    println!("watchers that take over: nobody served for {pauses:?} ms");
+    println!("watchers that take over: {}", Pauses(pauses));
     // What is killed now is started again by the one that is there.
     let pid = stage.busy();
     kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
@@ -156,7 +157,7 @@ fn a_process_that_left_its_disk_is_started_anew_by_its_watcher() {
         pauses.push(stage.resumed(pid));
         assert_eq!(stage.device()["limits"], json!({ "iops": 30000, "bytes": 1_u64 << 30 }));
     }
-    println!("ctl handover under a watcher: nobody served for {pauses:?} ms");
+    println!("ctl handover under a watcher: {}", Pauses(pauses));
     // So do they where it is killed.
     let pid = stage.busy();
     kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
@@ -187,7 +188,7 @@ fn a_disk_of_ones_own_is_taken_over_and_gone_on_with() {
         assert!(old.ended().unwrap().success(), "{}", old.written());
         old = next;
     }
-    println!("own disks taken over: nobody served for {pauses:?} ms");
+    println!("own disks taken over: {}", Pauses(pauses));
     unimpressed(guest);
     old.end().unwrap();
     assert!(left(&stage).is_empty(), "{:?}", left(&stage));

@@ -29,8 +29,10 @@ pub struct Order {
     pub back: Vec<Key>,
 }
 
-/// Makes the device, one of `kind`, for `guest`, served by `me`. A device there whose backend died
-/// is taken over: its frontend finds it as new.
+/// Makes the device, one of `kind`, for `guest`, served by `me`. A device there whose backend died is taken
+/// over, whoever made it: its frontend finds it as new. So it is where the backend's whole domain is no more, in whose
+/// place `me` is then: the frontend's directory says from now on that we are opposite. As long as that domain is
+/// there, even if it does nothing any more, the device is its own: two backends must never write to one image.
 ///
 /// # Errors
 ///
@@ -48,7 +50,8 @@ where
     let pair = Pair::with_backend(kind.frontend, order.backend, order.number, guest.id, me);
     if let Some(other) = other_backend(store, &pair)? {
         let problem = format!(
-            "domain {other} serves a {} of that name to {guest} already; choose another name",
+            "domain {other} serves a {} of that name to {guest} already; choose another name, or, where that \
+             domain hangs, destroy it first",
             kind.noun
         );
         return Err(ConfigError::new(kind.option, (kind.label)(order.number)?, problem).into());

@@ -160,7 +160,8 @@ pub(crate) struct Serve {
     /// under way, and this one goes on with the guest's rings. Where none runs, begin as without this.
     #[arg(long, conflicts_with = "vhost_user")]
     pub(crate) takeover: bool,
-    /// The guest to serve, by name (waited for) or number; the disk is made for it. Without it, on
+    /// The guest to serve, by name (waited for) or number; the disk is made for it, in place of one whose backend's
+    /// domain is gone where there is such a one. Without it, on
     /// Xen: every disk that is configured for this image; on the embedded hypervisor: the guest
     /// named guest.
     #[arg(long, value_name = "NAME|ID")]
