@@ -119,13 +119,16 @@ where
     let (mut listener, stats) = (Listener::default(), Stats::default());
     while !line.is_stopped() {
         match round(&mut ring, peer, domain, serving) {
-            Ok(true) => listener.found(),
-            Ok(false) => {
+            Ok(true) => {
+                listener.found();
+                // Each by itself: no more than one answer is ever written and not published.
                 if ring.publish().is_needed()
                     && let Err(error) = channel.notify()
                 {
                     return Ended::Failed(error);
                 }
+            }
+            Ok(false) => {
                 match ring.rearm() {
                     Ok(recheck) if recheck.is_more() => continue,
                     Ok(_) => {}
@@ -167,8 +170,8 @@ fn sleep<C: Channel + AsFd>(
     Ok(channel.take())
 }
 
-/// Answers one request of `peer`'s, if there is one, unseen until the ring is published. Says whether
-/// there was.
+/// Answers one request of `peer`'s, if there is one, unseen until the ring is published, which is to be before the next.
+/// Says whether there was.
 ///
 /// # Errors
 ///
@@ -179,9 +182,20 @@ pub fn round<U: Using, M: Memory>(
     domain: &U,
     serving: &Serving,
 ) -> Result<bool, ring::Fault> {
+    let index = ring.taken();
     let Some((request, slot)) = ring.take_request()? else { return Ok(false) };
+    let memo = serving.memo();
+    if let Some(response) = memo.and_then(|memo| memo.recall(index)) {
+        // What was taken may be this answer, and not a request any more.
+        ring.respond(slot, &response);
+        return Ok(true);
+    }
     let (status, data) = answer(&request, peer, domain, serving);
-    ring.respond(slot, &Response::to(&request, status, data));
+    let response = Response::to(&request, status, data);
+    if let Some(memo) = memo {
+        memo.answered(index, &response, serving);
+    }
+    ring.respond(slot, &response);
     Ok(true)
 }
 

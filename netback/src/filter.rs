@@ -11,11 +11,13 @@
 //! 5.4.2; "Multicast" in io/netif.h (RELEASE-4.17).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ring::packet::{Addresses, Headers, Protocol};
 use ring::wire::netif::chain::Multicast;
+
+use crate::memo::Memo;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -205,6 +207,8 @@ pub struct Groups {
     /// The list was another process's.
     unknown: AtomicBool,
     listed: Mutex<Vec<Mac>>,
+    /// What outlives this process of it.
+    memo: OnceLock<Arc<Memo>>,
 }
 
 impl Groups {
@@ -222,13 +226,28 @@ impl Groups {
         self.unknown.store(true, Ordering::Relaxed);
     }
 
+    /// What the frontend listed is this.
+    pub fn list(&self, groups: Vec<Mac>) {
+        if let Ok(mut listed) = self.listed.lock() {
+            *listed = groups;
+            listed.truncate(Self::MOST);
+        }
+    }
+
+    /// Changes are kept in `memo` from now on.
+    pub(crate) fn keep(&self, memo: &Arc<Memo>) {
+        // Once for each connection.
+        let _ = self.memo.set(Arc::clone(memo));
+    }
+
     /// Changes the list. Says whether that was done: it has an end.
     pub fn change(&self, change: Multicast) -> bool {
         let Ok(mut listed) = self.listed.lock() else { return false };
-        match change {
+        let before = listed.len();
+        let done = match change {
             Multicast::Add(address) if listed.contains(&address) => true,
             Multicast::Add(address) => {
-                let room = listed.len() < Self::MOST;
+                let room = before < Self::MOST;
                 if room {
                     listed.push(address);
                 }
@@ -238,7 +257,13 @@ impl Groups {
                 listed.retain(|each| *each != address);
                 true
             }
+        };
+        if let Some(memo) = self.memo.get()
+            && listed.len() != before
+        {
+            memo.listed(&listed);
         }
+        done
     }
 
     /// Whether the frontend wants this packet. It always wants broadcasts.

@@ -130,6 +130,17 @@ impl Kept {
         removed
     }
 
+    /// All of them, as a frontend would name them.
+    #[must_use]
+    pub fn list(&self) -> Vec<Gref> {
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
+        let named = |(gref, page): (&u32, &Page)| {
+            let flags = if page.access == Access::ReadOnly { Gref::READ_ONLY } else { 0 };
+            Gref { gref: GrantRef(*gref), flags, status: 0 }
+        };
+        pages.iter().map(named).collect()
+    }
+
     /// Them, where there are any, to copy a batch: none is given up meanwhile.
     #[inline]
     #[must_use]

@@ -15,6 +15,7 @@
 pub mod connect;
 pub mod control;
 pub mod kept;
+pub mod memo;
 
 // The device around it: its life, and what others may ask of it.
 pub mod ctl;

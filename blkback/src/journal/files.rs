@@ -3,8 +3,8 @@
 //! A journal is made aside and renamed, so that under its name there is always a whole one; and the
 //! ring is marked as its own after that. Whoever is killed between the two leaves a journal that is nobody's.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -94,7 +94,8 @@ impl Journals {
         fallocate(&file, FallocateFlags::empty(), 0, bytes)
             .map_err(|errno| failed("find room for", &errno.into()))?;
         let map = Map::of(&file, words(identity.slots))?;
-        let own = random().map_err(|error| failed("make a mark for", &error))?;
+        let own = hypervisor::daemon::mark::random()
+            .map_err(|error| failed("make a mark for", &error))?;
         let (journal, owed) = Journal::begin(map, identity, ring, own);
         fs::rename(&aside, &path).map_err(|error| failed("name", &error))?;
         mark(ring, own);
@@ -132,13 +133,6 @@ impl Journals {
     fn refused(&self, identity: &Identity, why: &super::Refused) -> String {
         format!("journal {}: {why}", self.path(identity.queue).display())
     }
-}
-
-/// A number that no other journal has, and never zero.
-fn random() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u64::from_le_bytes(bytes) | 1)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //!   program ─────────> the daemon             started once more, for one device
 //!   takeover <───────> the daemon before      hands its device over, and ends
 //!   machine            the first three, around a device of a virtual machine's
+//!   mark               tells apart what processes leave for one another
 //!   watcher            both of these, and control, for who starts daemons
 //! ```
 //!
@@ -16,6 +17,7 @@
 pub mod control;
 #[cfg(feature = "vhost-user")]
 pub mod machine;
+pub mod mark;
 pub mod outcome;
 pub mod program;
 pub mod signals;

@@ -2,14 +2,15 @@
 //!
 //! Its uplink, its rates and what was counted outlive connections; rings, threads and ports do not.
 
+use std::fs;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hypervisor::backend::{Guest, Key, Kind, Platform, Service, Waker};
 use hypervisor::event::Channel;
-use hypervisor::memory::Memory;
+use hypervisor::memory::{Memory, Using};
 use hypervisor::store::{Store, Transaction};
 use hypervisor::xenbus::{Seat, State};
 use hypervisor::{ConfigError, DomId, Error, HostError};
@@ -23,6 +24,7 @@ use crate::device::queues::{self, Queues};
 use crate::device::uplink::{Open, Uplink};
 use crate::device::{KIND, Link};
 use crate::filter::{Mac, Sources};
+use crate::memo::Memo;
 use crate::queue::Serving;
 use crate::stats::{Snapshot, Stats};
 
@@ -72,6 +74,8 @@ impl Policy {
 #[derive(Debug)]
 pub struct Vif {
     policy: Policy,
+    /// Where what the guest says is kept for the next process, if it is.
+    folder: Option<PathBuf>,
     pub(super) standing: Arc<Standing>,
 }
 
@@ -101,6 +105,8 @@ pub(super) struct Inner {
     resumed: u64,
     /// How long the last of them was served by nobody.
     pause: Option<Duration>,
+    /// Where what the guest says is kept.
+    memo: Option<PathBuf>,
     /// The queues of the connection that is served.
     pub(super) now: Vec<Arc<Stats>>,
     /// What all earlier ones counted.
@@ -175,10 +181,11 @@ impl Vif {
             since: None,
             resumed: 0,
             pause: None,
+            memo: None,
             now: Vec::new(),
             before: Snapshot::default(),
         };
-        Self { policy, standing: Arc::new(Standing(Mutex::new(inner))) }
+        Self { policy, folder: None, standing: Arc::new(Standing(Mutex::new(inner))) }
     }
 
     /// Nobody has served the device since `since`.
@@ -186,6 +193,58 @@ impl Vif {
     pub fn unserved(self, since: Instant) -> Self {
         self.standing.lock().since = Some(since);
         self
+    }
+
+    /// Keeps what the guest says in `folder`, for the process after this one.
+    #[must_use]
+    pub fn keeping(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// Sees to it that what the guest said goes with its device.
+    pub fn forget_words(&self) {
+        if let Some(path) = self.standing.lock().memo.take() {
+            // Gone already is as good.
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Has what the frontend at `seat` says kept, and what it said to a process before this one set again where `goes_on`:
+    /// that of the connection whose first ring is `ring`.
+    fn keep<U: Using, M: Memory>(
+        &self,
+        (domain, seat): (&U, &Seat),
+        ring: &M,
+        serving: &Serving,
+        goes_on: bool,
+    ) {
+        let Some(folder) = &self.folder else {
+            if goes_on {
+                serving.groups.forget_list();
+            }
+            return;
+        };
+        let path = Memo::path(folder, seat);
+        self.standing.lock().memo = Some(path.clone());
+        if goes_on {
+            match Memo::find(&path, seat, ring) {
+                Ok(Some(memo)) => {
+                    if !memo.restore(domain, seat.peer, serving) {
+                        serving.groups.forget_list();
+                    }
+                    serving.keep(Arc::new(memo));
+                    return;
+                }
+                Ok(None) => {}
+                Err(why) => tracing::warn!("what the guest said before is not known: {why}"),
+            }
+            serving.groups.forget_list();
+        }
+        match Memo::begin(&path, seat, ring, !goes_on) {
+            Ok(memo) => serving.keep(Arc::new(memo)),
+            Err(error) => tracing::warn!("what the guest says is not kept: {error}"),
+        }
     }
 
     /// How many connections were gone on with after another process had served them, and for how long the
@@ -358,6 +417,7 @@ where
 
     fn release(&self) {
         self.forget();
+        self.forget_words();
         self.standing.lock().uplink = None;
     }
 
@@ -387,8 +447,8 @@ where
         let queues = u16::try_from(connection.queues.len()).unwrap_or(u16::MAX);
         let serving = self.new_serving(queues);
         serving.groups.choose(connection.features.multicast_control);
-        if goes_on {
-            serving.groups.forget_list();
+        if let Some(link) = connection.queues.first() {
+            self.keep((domain, seat), &link.tx, &serving, goes_on);
         }
         let standing = Arc::clone(&self.standing);
         let queues = Queues::start(standing, domain, connection, open, serving, &waker)?;

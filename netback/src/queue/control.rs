@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use hypervisor::{HostError, PeerFault};
@@ -15,6 +15,7 @@ use super::Inbox;
 use crate::credit::Limits;
 use crate::filter::{Groups, Sources};
 use crate::kept::Kept;
+use crate::memo::Memo;
 use crate::rx::Bounds;
 
 /// What the queues of one connection have in common.
@@ -37,6 +38,8 @@ pub struct Serving {
     inboxes: Vec<Inbox>,
     /// One for each queue.
     kept: Vec<Kept>,
+    /// What outlives this process of what the frontend says.
+    memo: OnceLock<Arc<Memo>>,
     queues: u16,
     steering: RwLock<Steering>,
     /// Whether there is anything in it.
@@ -60,12 +63,26 @@ impl Serving {
             idle: Duration::from_secs(10),
             inboxes: (0..queues).map(|_| Inbox::default()).collect(),
             kept: (0..queues).map(|_| Kept::default()).collect(),
+            memo: OnceLock::new(),
             queues,
             steering: RwLock::new(Steering::new(queues)),
             steered: AtomicBool::new(false),
             stalled: AtomicUsize::new(0),
             headroom: AtomicU32::new(u32::MAX),
         }
+    }
+
+    /// What the frontend says is kept in `memo` from now on. Before anything is served.
+    pub fn keep(&self, memo: Arc<Memo>) {
+        self.groups.keep(&memo);
+        // Once for each connection.
+        let _ = self.memo.set(memo);
+    }
+
+    /// Where what the frontend says is kept, if it is.
+    #[must_use]
+    pub fn memo(&self) -> Option<&Memo> {
+        self.memo.get().map(Arc::as_ref)
     }
 
     /// From now on leaves so many bytes free in front of packets, whatever was negotiated.

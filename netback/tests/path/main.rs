@@ -5,6 +5,7 @@ mod frontend;
 mod hostile;
 mod kept;
 mod killed;
+mod memo;
 mod packets;
 mod property;
 mod queue;

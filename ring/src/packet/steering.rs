@@ -28,6 +28,19 @@ pub struct Steering {
     queues: u16,
 }
 
+/// What a frontend has set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings<'a> {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// The types of hash.
+    pub types: HashTypes,
+    /// The key, at most [`KEY`](super::toeplitz::KEY) bytes.
+    pub key: &'a [u8],
+    /// The queue of each entry of the mapping, at most [`MAPPING`] of them.
+    pub mapping: &'a [u16],
+}
+
 impl Steering {
     /// For a device with `queues` queues, as it is before the frontend says anything.
     #[must_use]
@@ -133,6 +146,39 @@ impl Steering {
         Status::SUCCESS
     }
 
+    /// All that the frontend has set, to be set again by the backend that comes after this one.
+    #[must_use]
+    pub fn settings(&self) -> Settings<'_> {
+        Settings {
+            algorithm: self.algorithm,
+            types: self.types,
+            key: self.key.bytes(),
+            mapping: self.mapping.get(..self.entries).unwrap_or_default(),
+        }
+    }
+
+    /// Sets all of `settings`. Says whether they are such as a frontend of this device could have set one by
+    /// one; what is not is left as it was.
+    pub fn restore(&mut self, settings: &Settings<'_>) -> bool {
+        let Settings { algorithm, types, key, mapping } = *settings;
+        let mut new = Self::new(self.queues);
+        // Types stay set when the algorithm is taken away again, and cannot be set without one.
+        let mut done = new.set_algorithm(Algorithm::TOEPLITZ) == Status::SUCCESS
+            && new.set_types(types) == Status::SUCCESS
+            && new.set_algorithm(algorithm) == Status::SUCCESS
+            && new.set_key(key) == Status::SUCCESS;
+        let entries = u32::try_from(mapping.len()).unwrap_or(u32::MAX);
+        done &= new.set_mapping_size(entries) == Status::SUCCESS;
+        for (entry, queue) in (0..).zip(mapping) {
+            let queue = u32::from(*queue).to_le_bytes();
+            done = done && new.set_mapping(entry, &queue) == Status::SUCCESS;
+        }
+        if done {
+            *self = new;
+        }
+        done
+    }
+
     /// Whether the frontend chose how packets are spread; else the backend does as it likes.
     #[must_use]
     pub fn is_set(&self) -> bool {
@@ -182,6 +228,38 @@ mod tests {
         assert!(steering.is_set());
         assert_eq!(steering.set_algorithm(Algorithm::NONE), Status::SUCCESS);
         assert!(!steering.is_set());
+    }
+
+    #[test]
+    fn settings_are_set_again_or_left_alone() {
+        let mut steering = Steering::new(4);
+        assert_eq!(steering.set_algorithm(Algorithm::TOEPLITZ), Status::SUCCESS);
+        assert_eq!(steering.set_types(HashTypes::IPV6), Status::SUCCESS);
+        assert_eq!(steering.set_key(&[7; 9]), Status::SUCCESS);
+        assert_eq!(steering.set_mapping_size(3), Status::SUCCESS);
+        let table = [3_u32, 2].map(u32::to_le_bytes);
+        assert_eq!(steering.set_mapping(1, table.as_flattened()), Status::SUCCESS);
+        for algorithm in [Algorithm::TOEPLITZ, Algorithm::NONE] {
+            assert_eq!(steering.set_algorithm(algorithm), Status::SUCCESS);
+            let mut other = Steering::new(4);
+            assert!(other.restore(&steering.settings()));
+            assert_eq!(other.settings(), steering.settings());
+            assert_eq!(other.settings().mapping, [0, 3, 2]);
+        }
+        // Another device's, or nobody's.
+        let mut small = Steering::new(3);
+        let was = steering.settings();
+        let wrong = [
+            was,
+            Settings { algorithm: Algorithm(9), mapping: &[], ..was },
+            Settings { types: HashTypes(0x10), mapping: &[], ..was },
+            Settings { key: &[0; 41], mapping: &[], ..was },
+            Settings { mapping: &[0; 129], ..was },
+        ];
+        for wrong in wrong {
+            assert!(!small.restore(&wrong), "{wrong:?}");
+            assert_eq!(small.settings(), Steering::new(3).settings());
+        }
     }
 
     #[test]

@@ -24,6 +24,12 @@ impl Key {
         Some(key)
     }
 
+    /// All of its bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; KEY] {
+        &self.0
+    }
+
     /// The hash of `input`. Beyond the key's end its bits are zero.
     #[inline]
     #[must_use]

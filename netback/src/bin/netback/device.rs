@@ -75,7 +75,7 @@ fn serve<D: Domain>(
     }
     let since = takeover::of_a_toolstacks(options, spot, folder)?.unwrap_or(since);
     let opened = Wish::read(&store, &device).and_then(|wish| {
-        let vif = Vif::new(policy(options, &wish, device.hotplug)).unserved(since);
+        let vif = Vif::new(policy(options, &wish, device.hotplug)).unserved(since).keeping(folder);
         vif.open(spot.front, spot.number)?;
         Ok((vif, wish))
     });
@@ -124,6 +124,9 @@ fn serve<D: Domain>(
     drop(printer);
     drop(listening);
     let ended = ended?;
+    if !matches!(ended, Ended::Paused(_) | Ended::HandedOver(_)) {
+        vif.forget_words();
+    }
     outcome::say(options.json, &ended.to_string(), &json!({ "ended": ended.to_string() }));
     let handed_over = matches!(ended, Ended::HandedOver(_));
     Ok(if handed_over { Left::HandedOver } else { Left::Over })

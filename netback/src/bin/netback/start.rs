@@ -90,7 +90,8 @@ fn serve<D: Domain>(
     let mac = options.mac.map_or_else(made_up, |mac| mac.0);
     let store = domain.open_store()?;
     let since = former.map_or_else(|| Ok(Instant::now()), Former::hand_over)?;
-    let vif = Arc::new(Vif::new(policy(options, mac)).unserved(since));
+    place.prepare()?;
+    let vif = Arc::new(Vif::new(policy(options, mac)).unserved(since).keeping(place.folder()));
     let rate = options.rate.and_then(|rate| rate.0);
     let plan = Plan {
         me: domain.id(),
@@ -111,7 +112,6 @@ fn serve<D: Domain>(
     let path = match &options.control {
         Some(path) => path.clone(),
         None => {
-            place.prepare()?;
             let served = format!("{wanted}-{}", options.devid);
             socket::path_for(NAME, place.folder(), &served)
         }
