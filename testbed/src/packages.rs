@@ -24,6 +24,13 @@ pub const NBDCOPY: Program = Program { name: "nbdcopy", package: "libnbd-bin" };
 pub const MKE2FS: Program = Program { name: "mke2fs", package: "e2fsprogs" };
 /// The machine emulator in which guests and whole hosts run.
 pub const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
+/// Serves disks over vhost-user.
+pub const QEMU_STORAGE_DAEMON: Program =
+    Program { name: "qemu-storage-daemon", package: "qemu-system-common" };
+/// Serves disks over NBD.
+pub const QEMU_NBD: Program = Program { name: "qemu-nbd", package: "qemu-utils" };
+/// Serves disks over NBD, too.
+pub const NBDKIT: Program = Program { name: "nbdkit", package: "nbdkit" };
 /// A statically linked set of small programs, for guests without a distribution.
 pub const BUSYBOX: Program = Program { name: "busybox", package: "busybox-static" };
 /// The stock clients of the store.

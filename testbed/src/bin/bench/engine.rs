@@ -1,8 +1,9 @@
 //! The path itself: what is left when the medium costs nothing.
 
 use anyhow::{Context, Result};
-use testbed::scene::{Process, Scene};
+use testbed::scene::Scene;
 
+use crate::cpu::cpu_seconds;
 use crate::table::{Table, fine, rate};
 
 const DEPTHS: [u32; 3] = [1, 32, 128];
@@ -75,19 +76,4 @@ fn one(
     }
     blkback.end()?;
     Ok(())
-}
-
-/// CPU time that a process and its past threads have used, in seconds (proc_pid_stat(5)).
-pub(crate) fn cpu_seconds(process: &Process) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()))?;
-    // After the name, which is in parentheses and may hold anything.
-    let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
-    let ticks: u64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse::<u64>().unwrap_or(0))
-        .sum();
-    let a_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
-    Ok(ticks as f64 / a_second as f64)
 }

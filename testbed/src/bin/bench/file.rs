@@ -13,7 +13,7 @@ use testbed::scene::{Scene, to_its_end};
 
 use crate::table::{Table, rate, ratio};
 
-const MIB: u64 = 256;
+pub(crate) const MIB: u64 = 256;
 
 const CASES: [(&str, &str, u32); 4] = [
     ("reads, depth 1", "randread", 1),
@@ -47,7 +47,7 @@ pub(crate) fn measure(scene: &Scene, rounds: u32, seconds: u32) -> Result<Table>
     for round in 1..=rounds {
         eprintln!("file: round {round} of {rounds}");
         for medium in &media {
-            let file = Filled::make(&medium.folder)?;
+            let file = Filled::make(&medium.folder, "file")?;
             for (name, rw, depth) in CASES {
                 let row = format!("{}, {name}", medium.name);
                 let raw = raw(&file.0, medium.direct, rw, depth, seconds)?;
@@ -66,11 +66,11 @@ pub(crate) fn measure(scene: &Scene, rounds: u32, seconds: u32) -> Result<Table>
 }
 
 /// A file without holes, gone when this is.
-struct Filled(PathBuf);
+pub(crate) struct Filled(PathBuf);
 
 impl Filled {
-    fn make(folder: &Path) -> Result<Self> {
-        let path = folder.join(format!("domkit-bench-{}.img", std::process::id()));
+    pub(crate) fn make(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(format!("domkit-bench-{}-{name}.img", std::process::id()));
         let mut file = File::create(&path).with_context(|| path.display().to_string())?;
         let filled = Self(path);
         let block = vec![0xA5; 1 << 20];
@@ -79,6 +79,10 @@ impl Filled {
         }
         file.sync_all()?;
         Ok(filled)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use testbed::scene::Scene;
 
-use crate::engine::cpu_seconds;
+use crate::cpu::cpu_seconds;
 use crate::table::{Table, fine};
 
 pub(crate) fn measure(scene: &Scene, rounds: u32, seconds: u32) -> Result<Table> {

@@ -7,12 +7,15 @@
 //! - `idle`: what a connected guest that does nothing costs.
 //! - `net`: what stock programs get of a network through netfront and netback, against what the kernel
 //!   alone gives, and against two TAPs with nothing between them. Needs root.
+//! - `virtio`: blkback over vhost-user against QEMU's storage daemon and servers of NBD.
 
+mod cpu;
 mod engine;
 mod file;
 mod idle;
 mod net;
 mod table;
+mod virtio;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -36,6 +39,9 @@ struct Args {
     #[arg(long, default_value = "2", value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
+    /// Of the part virtio, only rows whose names hold this
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    rows: String,
     /// As JSON, with every round's figures
     #[arg(long)]
     json: bool,
@@ -51,6 +57,8 @@ enum Part {
     Idle,
     /// Networks: TCP, round trips and small packets; needs root and iperf3
     Net,
+    /// Disks of virtual machines, against QEMU's storage daemon and NBD
+    Virtio,
 }
 
 fn main() -> Result<()> {
@@ -96,6 +104,10 @@ fn measure(
             anyhow::ensure!(args.only.is_none(), "networks need root: run this as root");
             eprintln!("net: left out, for it needs root");
         }
+    }
+    if wanted(Part::Virtio) {
+        let (rounds, seconds, only) = (args.rounds, args.seconds, &args.rows);
+        tables.extend(virtio::measure(&virtio::How { scene, rounds, seconds, only })?);
     }
     hypervisor.end()?;
     Ok(())

@@ -43,6 +43,11 @@ impl Table {
         }
     }
 
+    /// Whether nothing was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     fn cell(&self, row: usize, column: usize) -> String {
         let figures = self.figures.get(row).and_then(|row| row.get(column));
         match figures {
