@@ -13,6 +13,8 @@ use ::uring::{Buffers, Piece};
 
 /// Iovecs in one call (`IOV_MAX`).
 const MOST_IOVECS: usize = 1024;
+/// As many as an ordinary request has, which need no memory from elsewhere.
+const FEW_IOVECS: usize = 16;
 
 /// Which way a transfer goes, seen from the medium.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,11 +70,34 @@ pub(super) const fn passing(errno: i32) -> bool {
     errno == libc::EINTR || errno == libc::EAGAIN
 }
 
+/// Reads all of the pieces' bytes from the file's pages in memory, if they are all there. The disk is not
+/// waited for; the kernel may begin to read what was not there.
+///
+/// # Errors
+///
+/// A positive `errno`: `EAGAIN` where not all of it was there, `EOPNOTSUPP` where the file system cannot tell.
+/// What was moved then means nothing.
+pub(super) fn read_cached(file: &File, offset: u64, held: &impl Buffers) -> Result<u64, i32> {
+    let (pieces, total) = (held.pieces(), total(held));
+    let moved = with_iovecs(pieces, 0, |first, count| {
+        let (fd, offset) = (file.as_raw_fd(), libc::off_t::try_from(offset).unwrap_or(-1));
+        // SAFETY: the array has `count` entries, each a piece that `Buffers` vouches for; the kernel does
+        // the access and answers a bad address with EFAULT.
+        unsafe { libc::preadv2(fd, first, count, offset, libc::RWF_NOWAIT) }
+    });
+    match u64::try_from(moved) {
+        Ok(moved) if moved == total => Ok(moved),
+        Ok(_) => Err(libc::EAGAIN),
+        Err(_) => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+    }
+}
+
 /// One call for what is left after the first `skip` bytes.
 fn once(file: &File, way: Way, offset: u64, pieces: &[Piece], skip: u64) -> isize {
     let Ok(offset) = libc::off_t::try_from(offset) else { return -1 };
+    let fd = file.as_raw_fd();
     if let ([piece], 0) = (pieces, skip) {
-        let (fd, base, len) = (file.as_raw_fd(), piece.base.cast(), piece.len as usize);
+        let (base, len) = (piece.base.cast(), piece.len as usize);
         return match way {
             // SAFETY: whoever implements `Buffers` vouches for the piece; the kernel does the
             // access and answers a bad address with EFAULT.
@@ -81,29 +106,36 @@ fn once(file: &File, way: Way, offset: u64, pieces: &[Piece], skip: u64) -> isiz
             Way::Write => unsafe { libc::pwrite(fd, base, len, offset) },
         };
     }
-    let mut iovecs = Vec::with_capacity(pieces.len().min(MOST_IOVECS));
-    let mut skip = usize::try_from(skip).unwrap_or(usize::MAX);
-    for piece in pieces {
-        let len = piece.len as usize;
-        if skip >= len {
-            skip = skip.saturating_sub(len);
-            continue;
-        }
-        let base = piece.base.wrapping_add(skip);
-        iovecs.push(libc::iovec { iov_base: base.cast(), iov_len: len.saturating_sub(skip) });
-        skip = 0;
-        if iovecs.len() == MOST_IOVECS {
-            break;
-        }
-    }
-    let (fd, first) = (file.as_raw_fd(), iovecs.as_ptr());
-    let count = libc::c_int::try_from(iovecs.len()).unwrap_or(0);
-    match way {
+    with_iovecs(pieces, skip, |first, count| match way {
         // SAFETY: the array has `count` entries, each within a piece that `Buffers` vouches for.
         Way::Read => unsafe { libc::preadv(fd, first, count, offset) },
         // SAFETY: as above.
         Way::Write => unsafe { libc::pwritev(fd, first, count, offset) },
+    })
+}
+
+/// Calls `call` with the pieces behind the first `skip` bytes as an array and its length; of very many
+/// pieces with the first of them.
+fn with_iovecs(
+    pieces: &[Piece],
+    skip: u64,
+    call: impl FnOnce(*const libc::iovec, libc::c_int) -> isize,
+) -> isize {
+    let mut skip = usize::try_from(skip).unwrap_or(usize::MAX);
+    let rest = pieces.iter().filter_map(|piece| {
+        let now = skip.min(piece.len as usize);
+        skip = skip.saturating_sub(now);
+        let (base, len) = (piece.base.wrapping_add(now), (piece.len as usize).saturating_sub(now));
+        (len > 0).then_some(libc::iovec { iov_base: base.cast(), iov_len: len })
+    });
+    let count = |count: usize| libc::c_int::try_from(count).unwrap_or(0);
+    if pieces.len() > FEW_IOVECS {
+        let iovecs: Vec<libc::iovec> = rest.take(MOST_IOVECS).collect();
+        return call(iovecs.as_ptr(), count(iovecs.len()));
     }
+    let mut few = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; FEW_IOVECS];
+    let filled = few.iter_mut().zip(rest).map(|(place, iovec)| *place = iovec).count();
+    call(few.as_ptr(), count(filled))
 }
 
 /// Calls `each` with every piece cut at multiples of `unit` bytes of the medium: the place on the
@@ -197,5 +229,67 @@ impl Drop for Aligned {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout, and freed only here.
         unsafe { dealloc(self.piece.base, self.layout) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pieces of the given lengths, each in memory of its own.
+    struct Scattered(
+        #[expect(dead_code, reason = "what the pieces lie in")] Vec<Aligned>,
+        Vec<Piece>,
+    );
+
+    // SAFETY: the memory lives as long as `self`, stays where it is, and is reached by its address only.
+    unsafe impl Buffers for Scattered {
+        fn pieces(&self) -> &[Piece] {
+            &self.1
+        }
+    }
+
+    fn scattered(lengths: impl IntoIterator<Item = u32>) -> Scattered {
+        let memory: Vec<_> =
+            lengths.into_iter().map(|len| Aligned::new(len, 512).unwrap()).collect();
+        let pieces = memory.iter().flat_map(Aligned::pieces).copied().collect();
+        Scattered(memory, pieces)
+    }
+
+    fn bytes(held: &Scattered) -> Vec<u8> {
+        let mut all = Vec::new();
+        for piece in held.pieces() {
+            let mut some = vec![0; piece.len as usize];
+            take(piece.base, &mut some);
+            all.append(&mut some);
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_cached_is_read_whole_or_not_at_all() {
+        let file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..65536_u32).map(|n| (n ^ (n >> 8)) as u8).collect();
+        std::os::unix::fs::FileExt::write_all_at(&file, &content, 0).unwrap();
+        for lengths in [vec![4096], vec![512, 1024, 4096], vec![512; 40]] {
+            let (by_transfer, held) = (scattered(lengths.clone()), scattered(lengths));
+            let total = total(&held);
+            assert_eq!(transfer(&file, Way::Read, 512, &by_transfer), Ok(total));
+            assert!(bytes(&by_transfer) == content[512..][..total as usize]);
+            match read_cached(&file, 512, &held) {
+                // Just written, and small.
+                Ok(moved) => assert_eq!(moved, total),
+                Err(errno) => {
+                    assert_eq!(errno, libc::EOPNOTSUPP);
+                    eprintln!(
+                        "SKIPPED: the file system of {:?} has no reads that do not wait",
+                        file
+                    );
+                    return;
+                }
+            }
+            assert!(bytes(&held) == content[512..][..total as usize]);
+            assert_eq!(read_cached(&file, 65536 - 256, &held), Err(libc::EAGAIN), "past the end");
+        }
     }
 }

@@ -1,4 +1,8 @@
-//! What keeps writes to files from io_uring's workers.
+//! What is done on the queue's own thread although it is a file's, and what keeps writes from io_uring's workers.
+//!
+//! A read of what lies in the page cache is a copy: one call makes it, for less than handing it over and being
+//! told of its end. Only that call can tell whether it lies there, so reads are tried until they have missed a
+//! few times in a row, and again after a while.
 //!
 //! io_uring first tries an operation without waiting and hands it to a worker where that is refused; the
 //! worker's wake-up costs several times a small write. File systems refuse two kinds of writes
@@ -22,8 +26,10 @@ const PAGE: u64 = 4096;
 /// What a copy into the page cache never takes, and a writer that the kernel makes wait for the disk
 /// always does. More than two ticks of the clock that it is measured by.
 const SLOW: Duration = Duration::from_millis(10);
-/// Writes that go to workers after slow ones.
+/// Writes that go to workers after slow ones, and reads that go to the kernel's ring after missed ones.
 const ASIDE: u32 = 64;
+/// Reads in a row that have to wait for the disk until others are not tried.
+const MISSES: u32 = 4;
 /// Turns of one write each after which the next is expected to be alone as well.
 const ALONE: u32 = 32;
 /// The longest write that a queue waits for.
@@ -76,6 +82,35 @@ impl Pace {
         if time >= SLOW.saturating_mul(std::mem::take(&mut self.made)) {
             self.aside = ASIDE;
         }
+    }
+}
+
+/// Whether reads are to be tried in the page cache, on the queue's own thread.
+#[derive(Debug, Default)]
+pub(super) struct Cached {
+    /// Reads that are not tried.
+    aside: u32,
+    /// Misses in a row.
+    missed: u32,
+    /// The file system cannot tell.
+    refused: bool,
+}
+
+impl Cached {
+    /// Whether the next read is worth a try.
+    pub(super) fn promises(&mut self) -> bool {
+        let tried = self.aside == 0 && !self.refused;
+        self.aside = self.aside.saturating_sub(1);
+        tried
+    }
+
+    /// How a try went.
+    pub(super) fn tried(&mut self, result: Result<u64, i32>) {
+        self.missed = if result.is_ok() { 0 } else { self.missed.saturating_add(1) };
+        if self.missed >= MISSES {
+            (self.missed, self.aside) = (0, ASIDE);
+        }
+        self.refused |= result == Err(libc::EOPNOTSUPP);
     }
 }
 
@@ -159,6 +194,29 @@ mod tests {
         pace.took(SLOW);
         let refused = (0..1000).take_while(|_| !pace.promises(0, 4096)).count();
         assert_eq!(refused, ASIDE as usize);
+    }
+
+    #[test]
+    fn reads_are_tried_again_after_misses() {
+        let mut cached = Cached::default();
+        let mut turn = |result| {
+            let tried = cached.promises();
+            if tried {
+                cached.tried(result);
+            }
+            tried
+        };
+        for _ in 1..MISSES {
+            assert!(turn(Err(libc::EAGAIN)));
+        }
+        assert!(turn(Ok(4096)), "a hit between them");
+        for _ in 0..MISSES {
+            assert!(turn(Err(libc::EAGAIN)));
+        }
+        let left_out = (0..1000).take_while(|_| !turn(Ok(4096))).count();
+        assert_eq!(left_out, ASIDE as usize);
+        assert!(turn(Err(libc::EOPNOTSUPP)));
+        assert!((0..1000).all(|_| !turn(Ok(4096))));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! An image through io_uring.
 //!
 //! All that a queue takes on between two kicks goes to the kernel in one call; completions and the
-//! guest's event come back by the same ring. Only what io_uring would hand to a worker for nothing is
-//! done on this thread at once: copies to and from a file that lies in memory
-//! ([`Transfers::Resident`]), and writes into the page cache while they are no more than copies.
+//! guest's event come back by the same ring. Only what is no more than a copy is made on this thread at once:
+//! to and from a file that lies in memory ([`Transfers::Resident`]), reads of what is in the page cache,
+//! and writes into it, which io_uring would hand to a worker for nothing.
 //!
 //! A flush goes to a worker of the kernel, as `fdatasync` has no asynchronous form; the queue goes on
 //! meanwhile. Nothing here orders it with writes under way: whoever submits does.
@@ -19,7 +19,7 @@ use crate::engine::blocking::{file_of, flush, transfer, whole};
 use crate::engine::held::Held;
 use crate::engine::offload::Offload;
 use crate::engine::pieces::{self, Way};
-use crate::engine::promptly::{Lone, Pace, Times};
+use crate::engine::promptly::{Cached, Lone, Pace, Times};
 use crate::engine::{Engine, Finished, Operation, Woken};
 use crate::image::{Kind, Media, Transfers};
 
@@ -65,6 +65,7 @@ pub struct Uring<T: Buffers> {
     copied: u64,
     /// Transfers that the kernel has not been given yet.
     unkicked: u32,
+    cached: Cached,
     pace: Pace,
     lone: Lone,
     times: Times,
@@ -94,6 +95,7 @@ impl<T: Buffers> Uring<T> {
             fixed: None,
             copied: 0,
             unkicked: 0,
+            cached: Cached::default(),
             pace: Pace::default(),
             lone: Lone::default(),
             times: Times::new(),
@@ -125,6 +127,14 @@ impl<T: Buffers> Uring<T> {
                 if self.pace.promises(offset, pieces::total(&held)) =>
             {
                 transfer(file, Way::Write, offset, &held)
+            }
+            (Transfers::Buffered, Operation::Read { offset }) if self.cached.promises() => {
+                let result = pieces::read_cached(file, offset, &held);
+                self.cached.tried(result);
+                if result.is_err() {
+                    return Some(held);
+                }
+                result
             }
             // A discard frees pages one by one, which for a large range takes long.
             _ => return Some(held),
