@@ -142,6 +142,10 @@ impl<T: Buffers> Engine<T> for Any<T> {
         whichever!(self, engine => engine.under_way())
     }
 
+    fn done_at_once(&self) -> usize {
+        whichever!(self, engine => engine.done_at_once())
+    }
+
     fn register(&mut self, slot: u16, base: *mut u8, len: usize) -> bool {
         whichever!(self, engine => engine.register(slot, base, len))
     }

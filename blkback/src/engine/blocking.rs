@@ -150,6 +150,10 @@ impl<T: Buffers> Engine<T> for Blocking<T> {
         self.done.len()
     }
 
+    fn done_at_once(&self) -> usize {
+        self.done.len()
+    }
+
     fn register(&mut self, _slot: u16, _base: *mut u8, _len: usize) -> bool {
         false
     }

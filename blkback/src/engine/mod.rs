@@ -121,6 +121,12 @@ pub trait Engine<T: Buffers> {
     /// Operations taken on and not yet given back.
     fn under_way(&self) -> usize;
 
+    /// Results that lie ready because their operations were done while they were taken on, at a cost that is
+    /// worth telling the guest of the first before the last is begun.
+    fn done_at_once(&self) -> usize {
+        0
+    }
+
     /// Makes `slot` stand for `len` bytes from `base` on, or with a length of zero for nothing, so
     /// that pieces may name it ([`Piece::fixed`](::uring::Piece::fixed)). What is unmapped is to be
     /// taken out first. Answers whether the engine gains by it; where it does not, `fixed` is to

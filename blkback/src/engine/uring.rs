@@ -341,6 +341,10 @@ impl<T: Buffers> Engine<T> for Uring<T> {
         self.ring.under_way().saturating_add(self.done.len()).saturating_add(elsewhere)
     }
 
+    fn done_at_once(&self) -> usize {
+        self.done.len()
+    }
+
     fn register(&mut self, slot: u16, base: *mut u8, len: usize) -> bool {
         if self.media.transfers() == Transfers::Resident || slot >= FIXED {
             return false;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!        +-> take, gather, check, hold back, reach    (at most BATCH requests)
-//!        |   copy in, submit, kick the engine once
+//!        |   copy in, submit, kick the engine once; what was done meanwhile is shown at times
 //!        |   collect what is finished, begin next steps
 //!        |   copy out, release, answer, publish once, notify if the guest wants it
 //!        +-- again while there is something to do, and a while longer where that has paid
@@ -48,6 +48,9 @@ use crate::validate::Action;
 
 /// Requests that are begun in one round at most.
 const BATCH: usize = 64;
+/// Requests done while they were begun, after which the guest is told of them at once. It wakes up, and asks for
+/// more, while the rest of the round is done.
+const SHOWN: usize = 8;
 
 /// Everything that serves one queue of one connection.
 pub struct Queue<R, G, E, C>
@@ -202,19 +205,29 @@ where
                         self.refuse(job, body, failed);
                     }
                 }
+                if self.engine.done_at_once() >= SHOWN {
+                    self.collect()?;
+                    self.publish()?;
+                }
             }
             self.engine.kick()?;
         }
         let ended = self.collect()?;
-        if self.unpublished {
-            self.unpublished = false;
-            let wanted = self.requests.publish();
-            notify(&self.channel, wanted, &self.stats)?;
-        }
+        self.publish()?;
         match fault {
             Some(fault) => Err(fault.into()),
             None => Ok(began || ended || again),
         }
+    }
+
+    /// Shows the guest its answers.
+    #[inline]
+    fn publish(&mut self) -> Result<(), HostError> {
+        if !std::mem::take(&mut self.unpublished) {
+            return Ok(());
+        }
+        let wanted = self.requests.publish();
+        notify(&self.channel, wanted, &self.stats)
     }
 
     /// Takes what the engine has finished as far as its answers.
