@@ -9,7 +9,11 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::message::{Announced, Fields, fault};
 use super::{Region, Span};
+use crate::memory::Memory as _;
 use crate::{Error, HostError};
+
+/// The most entries of a queue (virtio 1.2, 2.7).
+const MOST_ENTRIES: u16 = 32768;
 
 /// What is said of the region (`struct VhostUserInflight`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +33,7 @@ impl About {
             queues: fields.u16()?,
             size: fields.u16()?,
         };
-        if about.queues == 0 || about.size == 0 {
+        if about.queues == 0 || about.size == 0 || about.size > MOST_ENTRIES {
             let value = format!("{} queues of {} entries", about.queues, about.size);
             return Err(fault("inflight_size", value).into());
         }
@@ -86,6 +90,16 @@ impl Notes {
         let announced = Announced { guest: 0, user: 0, len: about.len, offset: about.offset };
         let region = Region::of(&File::from(file), announced)?;
         Ok(Self { about, region: Arc::new(region) })
+    }
+
+    /// Forgets what is noted, in the first `queues` queues.
+    pub(super) fn clear(&self, queues: usize) {
+        let queues = queues.min(usize::from(self.about.queues));
+        let whole = self.about.each().saturating_mul(queues);
+        if let Some((offset, _)) = self.region.guest(0) {
+            // It was checked that the region has so many bytes.
+            let _ = self.region.fill(offset, whole, 0);
+        }
     }
 
     /// Queue `number`'s part, where it has one.

@@ -5,12 +5,23 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Device, Door, Session};
+use super::message::fault;
+use super::{Device, Door, Session, Socket};
 use crate::backend::history::Words;
 use crate::backend::ration::Ration;
 use crate::backend::{Board, Mailbox, Message, Slot, Waker};
 use crate::xenbus::State;
 use crate::{Error, HostError};
+
+/// What a look at a session came to.
+enum Turn {
+    /// The monitor said something.
+    Worked,
+    /// It did not.
+    Quiet,
+    /// It is gone, or was let go.
+    Over,
+}
 
 /// A device that waits for monitors, and what others tell it.
 #[derive(Debug)]
@@ -19,6 +30,8 @@ pub struct Serving<C, A> {
     mailbox: Mailbox<Message<C, A>>,
     board: Board,
     words: Words,
+    /// A monitor that came and was not spoken with yet.
+    next: Option<Socket>,
 }
 
 impl<C, A> Serving<C, A> {
@@ -29,7 +42,8 @@ impl<C, A> Serving<C, A> {
     /// The host has no descriptors left.
     pub fn new(door: Door) -> Result<Self, HostError> {
         let words = Words::new(Ration::of_words(Instant::now()));
-        let serving = Self { door, mailbox: Mailbox::new()?, board: Board::new(), words };
+        let (mailbox, board) = (Mailbox::new()?, Board::new());
+        let serving = Self { door, mailbox, board, words, next: None };
         serving.board.lock().own = State::InitWait;
         Ok(serving)
     }
@@ -61,9 +75,15 @@ impl<C, A> Serving<C, A> {
     ) -> Result<(), HostError> {
         let mut session: Option<Session<'_, D>> = None;
         loop {
-            let waited = session.as_ref().map(|session| session.as_fd()).or_else(|| self.door.fd());
-            let until = if session.is_some() { None } else { self.door.next() };
-            self.mailbox.wait(waited.as_slice(), until)?;
+            let waited = session.as_ref().map(|session| session.as_fd()).into_iter();
+            // While there is a session too: whoever comes then is turned away, and does not wait in vain.
+            let waited: Vec<_> = waited.chain(self.door.fd()).collect();
+            let until = match (&session, &self.next) {
+                (_, Some(_)) => Some(Instant::now()),
+                (Some(_), None) => None,
+                (None, None) => self.door.next(),
+            };
+            self.mailbox.wait(&waited, until)?;
             for message in self.mailbox.take() {
                 match message {
                     Message::Change { change: what, reply } => {
@@ -94,31 +114,47 @@ impl<C, A> Serving<C, A> {
                     }
                 }
             }
+            if self.next.is_none() && (session.is_none() || self.door.fd().is_some()) {
+                match self.door.come() {
+                    Ok(come) => self.next = come,
+                    // It may be over once descriptors are free again.
+                    Err(error) => self.say(&error.into()),
+                }
+            }
             match &mut session {
-                Some(open) => {
-                    if !self.turn(open) {
+                Some(open) => match self.turn(open) {
+                    Turn::Over => {
                         session = None;
                         self.show(0);
                         tracing::info!("the monitor is gone; waiting for the next");
                     }
-                }
-                None => match self.door.come() {
-                    Ok(Some(socket)) => {
+                    Turn::Worked => {}
+                    // A monitor that went before the next one came has been heard to go by now.
+                    Turn::Quiet => self.turn_away(),
+                },
+                None => {
+                    if let Some(socket) = self.next.take() {
                         tracing::info!("a monitor has connected");
                         let mut board = self.board.lock();
                         board.history.connections = board.history.connections.saturating_add(1);
                         session = Some(Session::new(device, socket));
                     }
-                    Ok(None) => {}
-                    // It may be over once descriptors are free again.
-                    Err(error) => self.say(&error.into()),
-                },
+                }
             }
         }
     }
 
-    /// Takes a message, if there is one, and looks after the queues. `false` where the session is over.
-    fn turn<D: Device>(&mut self, session: &mut Session<'_, D>) -> bool {
+    /// Lets whoever came go again, if somebody did: one monitor has the device already.
+    fn turn_away(&mut self) {
+        if self.next.take().is_some() {
+            let why =
+                "turned away: the device has a monitor already, and serves one machine at a time";
+            self.say(&fault("second_monitor", why).into());
+        }
+    }
+
+    /// Takes a message, if there is one, and looks after the queues.
+    fn turn<D: Device>(&mut self, session: &mut Session<'_, D>) -> Turn {
         let mut waited = [PollFd::new(session.as_fd(), PollFlags::POLLIN)];
         let readable = matches!(poll(&mut waited, PollTimeout::ZERO), Ok(1..));
         let turned = if readable { session.turn() } else { Ok(true) };
@@ -126,10 +162,15 @@ impl<C, A> Serving<C, A> {
             self.say(&error);
         }
         self.show(session.running());
-        turned.unwrap_or_else(|error| {
-            self.say(&error);
-            false
-        })
+        match turned {
+            Ok(true) if readable => Turn::Worked,
+            Ok(true) => Turn::Quiet,
+            Ok(false) => Turn::Over,
+            Err(error) => {
+                self.say(&error);
+                Turn::Over
+            }
+        }
     }
 
     /// The device is another: tells the monitor, or lets it go where that is how its machine notices.

@@ -9,7 +9,7 @@ use super::bell::{Bell, ring};
 use super::inflight::{About, Notes};
 use super::message::{Announced, CONFIG_CHANGED, Fields, fault, protocol, request};
 use super::vring::{Addresses, Vring};
-use super::{LOG_ALL, Log, PROTOCOL_FEATURES, Region, Socket, Span, TRANSPORT, Table};
+use super::{LOG_ALL, Log, PROTOCOL_FEATURES, Region, Socket, Span, TRANSPORT, Table, VERSION_1};
 use crate::{Error, HostError};
 
 /// The most regions of memory that a machine may have.
@@ -18,6 +18,8 @@ const MOST_REGIONS: usize = 256;
 const MOST_CONFIGURATION: u32 = 256;
 /// Says that there is no descriptor, in what is beside a queue's number.
 const NO_DESCRIPTOR: u64 = 1 << 8;
+/// `DEVICE_NEEDS_RESET`, in a device's status (virtio 1.2, 2.1): it is of no use before the driver has reset it.
+const NEEDS_RESET: u64 = 64;
 /// An answer to whoever asked to be told whether it was done.
 const DONE: u64 = 0;
 const NOT_DONE: u64 = 1;
@@ -186,14 +188,30 @@ impl<'a, D: Device> Session<'a, D> {
     /// Looks for queues that ended by themselves. What is wrong with them, or was refused since this was last
     /// asked, comes back; the session goes on.
     pub fn tend(&mut self) -> Vec<Error> {
+        let mut broken = false;
         for vring in &mut self.vrings {
             let Some(running) = &mut vring.running else { continue };
             if let Some(error) = running.failed() {
                 self.faults.push(error);
                 give_up(vring);
+                broken = true;
             }
         }
+        if broken {
+            self.break_down();
+        }
         std::mem::take(&mut self.faults)
+    }
+
+    /// Shows the driver that the device is of no use before it is reset, where there is a way to tell.
+    fn break_down(&mut self) {
+        if self.features & VERSION_1 == 0 || self.protocol & protocol::STATUS == 0 {
+            return;
+        }
+        self.status |= NEEDS_RESET;
+        if let Err(error) = self.configuration_changed() {
+            self.faults.push(error.into());
+        }
     }
 
     /// How many queues run.
@@ -289,6 +307,11 @@ impl<'a, D: Device> Session<'a, D> {
             }
             request::GET_INFLIGHT_FD => {
                 let about = About::parse(payload)?;
+                let have = self.device.queues();
+                if about.queues > have {
+                    let value = format!("{} queues where there are {have}", about.queues);
+                    return Err(fault("inflight_size", value).into());
+                }
                 self.stop_all();
                 let (notes, about, file) = Notes::create(about)?;
                 self.notes = Some(notes);
@@ -299,12 +322,11 @@ impl<'a, D: Device> Session<'a, D> {
                 self.stop_all();
                 self.notes = Some(Notes::of(about, one(&mut beside, "inflight_descriptors")?)?);
             }
-            request::SET_STATUS => {
-                self.status = fields.u64()?;
-                if self.status == 0 {
-                    self.reset();
-                }
-            }
+            request::SET_STATUS => match fields.u64()? {
+                0 => self.reset(),
+                // A driver does not take away what the device has set.
+                status => self.status = status | (self.status & NEEDS_RESET),
+            },
             request::GET_STATUS => return Ok(Reply::number(self.status)),
             _ => return self.act_on_queue(what, payload, beside),
         }
@@ -400,7 +422,12 @@ impl<'a, D: Device> Session<'a, D> {
         self.stop_all();
         for vring in &mut self.vrings {
             (vring.kick, vring.broken, vring.enabled) = (None, false, false);
+            (vring.addresses, vring.taken) = (None, 0);
         }
+        // What the driver has let go of is not to be begun anew.
+        let queues = self.vrings.len();
+        self.notes.iter().for_each(|notes| notes.clear(queues));
+        self.status = 0;
     }
 
     fn set_table(&mut self, fields: &mut Fields<'_>, beside: Vec<OwnedFd>) -> Result<(), Error> {
@@ -476,6 +503,7 @@ impl<'a, D: Device> Session<'a, D> {
                 Err(error) => {
                     self.faults.push(error);
                     give_up(vring);
+                    self.break_down();
                 }
             }
         }
