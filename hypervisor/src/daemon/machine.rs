@@ -9,7 +9,7 @@ use serde_json::json;
 use super::control::{Desk, Server, socket};
 use super::{outcome, signals};
 use crate::embedded::Place;
-use crate::vhost_user::{Device, Door, Serving};
+use crate::vhost_user::{Device, Serving};
 use crate::{Error, HostError};
 
 /// What a daemon has beside its device.
@@ -24,15 +24,6 @@ pub struct Shell<'a> {
     pub json: bool,
     /// The signals that end it, held since before it had threads.
     pub signals: SigSet,
-}
-
-/// Where the monitor comes in: at a socket of ours, or, where it listens itself, we `connect` to it.
-///
-/// # Errors
-///
-/// We cannot listen there.
-pub fn door(path: &Path, connect: bool) -> Result<Door, Error> {
-    if connect { Ok(Door::connect(path)) } else { Door::listen(path) }
 }
 
 impl Shell<'_> {

@@ -21,6 +21,7 @@
 
 mod bell;
 mod door;
+mod entrance;
 mod inflight;
 mod log;
 mod map;
@@ -33,6 +34,7 @@ mod vring;
 
 pub use bell::Bell;
 pub use door::Door;
+pub use entrance::Entrance;
 pub use log::Log;
 pub use map::Region;
 pub use serve::Serving;

@@ -77,11 +77,12 @@ impl<C, A> Serving<C, A> {
         loop {
             let waited = session.as_ref().map(|session| session.as_fd()).into_iter();
             // While there is a session too: whoever comes then is turned away, and does not wait in vain.
-            let waited: Vec<_> = waited.chain(self.door.fd()).collect();
+            let open = device.is_plugged();
+            let waited: Vec<_> = waited.chain(self.door.fd().filter(|_| open)).collect();
             let until = match (&session, &self.next) {
                 (_, Some(_)) => Some(Instant::now()),
                 (Some(_), None) => None,
-                (None, None) => self.door.next(),
+                (None, None) => self.door.next().filter(|_| open),
             };
             self.mailbox.wait(&waited, until)?;
             for message in self.mailbox.take() {
@@ -114,7 +115,8 @@ impl<C, A> Serving<C, A> {
                     }
                 }
             }
-            if self.next.is_none() && (session.is_none() || self.door.fd().is_some()) {
+            let comes = session.is_none() || self.door.fd().is_some();
+            if self.next.is_none() && comes && device.is_plugged() {
                 match self.door.come() {
                     Ok(come) => self.next = come,
                     // It may be over once descriptors are free again.

@@ -8,9 +8,9 @@ use anyhow::Result;
 use blkback::connect::vhost_user::MAX_QUEUES;
 use blkback::device::{DeviceDesk, Disks, MachineDisk, Resize};
 use blkback::policy::acquire::Mapping;
-use hypervisor::daemon::machine::{Shell, door};
+use hypervisor::daemon::machine::Shell;
 use hypervisor::daemon::{outcome, signals};
-use hypervisor::vhost_user::Serving;
+use hypervisor::vhost_user::{Entrance, Serving};
 use hypervisor::{DomId, size};
 use serde_json::json;
 
@@ -18,15 +18,17 @@ use crate::options::Serve;
 use crate::start::{NAME, engine_name, name, open, policy, regret};
 use crate::stats;
 
-/// Serves the machine whose monitor comes, or listens, at `path`.
-pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
+/// Serves the machine whose monitor comes, or listens, at `entrance`.
+pub(crate) fn run(options: &Serve, entrance: &Entrance) -> Result<()> {
     // Before any thread is there, so that all of them leave signals to one.
     let signals = signals::hold()?;
+    // Before anything else is open: numbers of what was inherited could be something of our own afterwards.
+    let door = entrance.open(options.reconnect)?;
     let queues = options.queues.unwrap_or(MAX_QUEUES);
     let (medium, image) = open(options, queues, Duration::ZERO)?;
     // Nothing is mapped for a request: all of the machine's memory is there.
     let disks = Arc::new(Disks::new(medium, image, &policy(options, Mapping::Cheap)));
-    let serving = Serving::new(door(path, options.reconnect)?)?;
+    let serving = Serving::new(door)?;
     let image = name(options, &disks);
     let serial = options.serial.clone().unwrap_or_else(|| "domkit".to_owned());
     let device = MachineDisk::new(Arc::clone(&disks), queues, &serial, serving.waker());
@@ -37,7 +39,7 @@ pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
         image: image.clone(),
         engine: engine_name(options, &disks),
         vdev: "virtio-blk".to_owned(),
-        wanted: path.display().to_string(),
+        wanted: entrance.to_string(),
         me: DomId::ZERO,
     };
     let served = Path::new(&image).file_stem().unwrap_or_default().to_string_lossy();
@@ -53,7 +55,7 @@ pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
         &device,
         desk,
         |control| {
-            ready(options, &disks, &image, path, control);
+            ready(options, &disks, &image, entrance, control);
             options.stats.then(|| stats::print(&disks, options.json)).transpose()
         },
         |resize: Resize| disks.resize(resize),
@@ -61,19 +63,18 @@ pub(crate) fn run(options: &Serve, path: &Path) -> Result<()> {
     regret(&disks, &image)
 }
 
-fn ready(options: &Serve, disks: &Disks, image: &str, path: &Path, control: &Path) {
+fn ready(options: &Serve, disks: &Disks, image: &str, at: &Entrance, control: &Path) {
     let geometry = disks.medium().geometry();
     let line = format!(
-        "ready: {image} ({}{}) over vhost-user at {}; control socket {}",
+        "ready: {image} ({}{}) over vhost-user at {at}; control socket {}",
         size::show(geometry.size),
         if geometry.read_only { ", read-only" } else { "" },
-        path.display(),
         control.display()
     );
     let object = json!({ "ready": {
         "image": image, "size": geometry.size, "sector_size": geometry.sector_size,
         "read_only": geometry.read_only, "direct": geometry.direct,
-        "vhost_user": path.display().to_string(), "control": control.display().to_string(),
+        "vhost_user": at.to_string(), "control": control.display().to_string(),
     }});
     outcome::ready(options.json, &line, &object);
 }

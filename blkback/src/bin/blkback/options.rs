@@ -10,6 +10,7 @@ use blkback::vdev::Vdev;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hypervisor::backend::{Spot, Wanted};
 use hypervisor::size;
+use hypervisor::vhost_user::Entrance;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -146,10 +147,12 @@ pub(crate) struct Serve {
     #[arg(conflicts_with_all = ["domain", "vdev", "image", "size", "readonly", "cdrom", "removable"])]
     pub(crate) device: Option<Spot>,
     /// Serve a virtual machine of another process (QEMU, cloud-hypervisor, crosvm): listen at this
-    /// socket for its monitor, by the vhost-user protocol.
-    #[arg(long, value_name = "PATH")]
+    /// socket for its monitor, by the vhost-user protocol. PATH is made here unless systemd has made and passed
+    /// it; fd=N is a listening socket that was inherited, systemd the one that systemd passed, systemd:NAME one of
+    /// several.
+    #[arg(long, value_name = "PATH|fd=N|systemd[:NAME]")]
     #[arg(conflicts_with_all = ["domain", "watch", "device", "cdrom", "removable", "journal"])]
-    pub(crate) vhost_user: Option<PathBuf>,
+    pub(crate) vhost_user: Option<Entrance>,
     /// The monitor listens there: connect to it, and again whenever it went away.
     #[arg(long, requires = "vhost_user")]
     pub(crate) reconnect: bool,

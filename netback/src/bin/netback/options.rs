@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use hypervisor::backend::{Spot, Wanted};
+use hypervisor::vhost_user::Entrance;
 use netback::credit::Rate;
 use netback::device::mac::Shown;
 use netback::port::inner::Kind;
@@ -101,10 +102,11 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["domain", "devid", "mac", "mtu"])]
     pub(crate) device: Option<Spot>,
     /// Serve a virtual machine that QEMU, cloud-hypervisor or crosvm runs, over vhost-user: the socket to which its
-    /// monitor connects.
-    #[arg(long, value_name = "SOCKET")]
+    /// monitor connects. It is made here unless systemd has made and passed it; fd=N is a listening socket that was
+    /// inherited, systemd the one that systemd passed, systemd:NAME one of several.
+    #[arg(long, value_name = "PATH|fd=N|systemd[:NAME]")]
     #[arg(conflicts_with_all = ["watch", "device", "domain", "devid", "takeover"])]
-    pub(crate) vhost_user: Option<PathBuf>,
+    pub(crate) vhost_user: Option<Entrance>,
     /// With --vhost-user: the monitor listens there, and we connect, again whenever it is gone.
     #[arg(long, requires = "vhost_user")]
     pub(crate) reconnect: bool,
