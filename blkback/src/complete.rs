@@ -11,7 +11,6 @@ use crate::durability::{Standing, Step};
 use crate::engine::{Engine, Finished as Moved};
 use crate::request::Finished;
 use crate::submit::Submit;
-use crate::validate::Action;
 
 /// Takes one finished operation. Gives the request back if that was its last step.
 #[inline]
@@ -29,12 +28,22 @@ where
     let pending = submit.table.get_mut(&ticket)?;
     let result = match (pending.step, pending.job.action) {
         (Step::Flush, _) => standing.after_flush(result).map(|_| ()),
-        (Step::Transfer, Action::Discard { .. }) => result.map(|_| ()),
+        (Step::Transfer, action) if action.names_ranges() => result.map(|_| ()),
         (Step::Transfer, _) => match result {
             Ok(bytes) if bytes != pending.job.len => Err(libc::EIO),
             other => other.map(|_| ()),
         },
     };
+    if result.is_ok() && pending.step == Step::Transfer {
+        // One after the other: as many at once as the ring has slots are enough for the medium.
+        pending.parts = pending.parts.saturating_add(1);
+        if let Some(next) = body.ranges.get(pending.parts) {
+            pending.part = *next;
+            let operation = pending.operation();
+            submit.go_on(engine, operation, ticket, body);
+            return None;
+        }
+    }
     if result.is_ok()
         && let Some(step) = pending.plan.next()
     {

@@ -10,7 +10,8 @@
 //! * A **barrier** waits until all that came before it on its queue is done, then flushes, writes what
 //!   it carries, and flushes that; nothing that came after it on its queue begins before, save
 //!   flushes without data. Between queues the protocol has no order that could be kept.
-//! * A **discard** is answered when the medium has taken it; for the order of barriers it is a write.
+//! * A **discard** is answered when the medium has taken it, and so are zeroes; for the order of barriers both
+//!   are writes.
 //! * A flush that **failed** leaves it open which writes are lost, and an operating system tells each
 //!   open file once and then forgets. So it is remembered for the whole device: from the moment at
 //!   which one is known to have failed no flush on any queue is answered with success, until the
@@ -47,7 +48,7 @@ impl Plan {
     #[inline]
     pub const fn of(action: Action, carries_data: bool) -> Self {
         match action {
-            Action::Read | Action::Write | Action::Discard { .. } => {
+            Action::Read | Action::Write | Action::Discard { .. } | Action::Zero { .. } => {
                 Self { flush_before: false, transfer: true, flush_after: false }
             }
             Action::Flush => {
@@ -191,6 +192,7 @@ mod tests {
         assert_eq!(steps(Action::Read, true), [Transfer]);
         assert_eq!(steps(Action::Write, true), [Transfer]);
         assert_eq!(steps(Action::Discard { secure: false }, false), [Transfer]);
+        assert_eq!(steps(Action::Zero { unmap: true }, false), [Transfer]);
         assert_eq!(steps(Action::Flush, false), [Flush]);
         assert_eq!(steps(Action::Flush, true), [Flush, Transfer]);
         assert_eq!(steps(Action::Barrier, false), [Flush]);

@@ -48,6 +48,8 @@ pub enum Answer {
 pub enum Gathered {
     /// It asks something of the disk.
     Asked(Asked),
+    /// It asks the same of several ranges of the disk, which [`Requests::ranges`] has.
+    Ranges,
     /// The transport has done it: it has nothing to do with the disk.
     Done,
 }
@@ -87,6 +89,11 @@ pub trait Requests {
         unit: u32,
         into: &mut Vec<Segment<Self::Place>>,
     ) -> Result<Gathered, Refusal>;
+
+    /// What was asked by the request that was gathered last, where that was [`Gathered::Ranges`].
+    fn ranges(&self) -> &[Asked] {
+        &[]
+    }
 
     /// Answers a request. The peer sees it with the next [`publish`](Self::publish).
     fn answer(&mut self, slot: Self::Slot, answer: Answer);

@@ -33,6 +33,7 @@ impl<H, P> Bodies<H, P> {
     #[inline]
     pub fn put(&mut self, mut body: Box<Body<H, P>>) {
         body.failed = None;
+        body.ranges.clear();
         if self.free.len() < self.most {
             self.free.push(body);
         }

@@ -45,7 +45,9 @@ pub fn copy_failed<S, H, P>(done: &Finished<S, H, P>) -> Option<Refusal> {
 /// medium may honestly be unable to do.
 fn answer_of(action: Action, errno: i32) -> Answer {
     match action {
-        Action::Discard { .. } | Action::Flush | Action::Barrier if errno == libc::EOPNOTSUPP => {
+        Action::Discard { .. } | Action::Zero { .. } | Action::Flush | Action::Barrier
+            if errno == libc::EOPNOTSUPP =>
+        {
             Answer::Unsupported
         }
         _ => Answer::Failed,

@@ -11,7 +11,7 @@ use hypervisor::PAGE_SIZE;
 use ring::wire::blkif::{self, Kind, SECTOR_SIZE, SECTORS_PER_PAGE, SEGMENTS_PER_PAGE, Transfer};
 
 use crate::acquire::{GuestMemory, InPage, Reached};
-use crate::validate::{Action, Refusal};
+use crate::validate::{Action, Checked, Refusal};
 
 /// A run of the guest's bytes, in the terms of the transport that brought it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +29,16 @@ pub struct Body<H, P> {
     pub segments: Vec<Segment<P>>,
     /// The same once it can be reached.
     pub reached: Reached<H>,
+    /// The ranges of the disk that it names, where these are several.
+    pub ranges: Vec<Checked>,
     /// Why it could not be copied.
     pub failed: Option<Refusal>,
 }
 
 impl<H, P> Default for Body<H, P> {
     fn default() -> Self {
-        Self { segments: Vec::new(), reached: Reached::default(), failed: None }
+        let (segments, ranges) = (Vec::new(), Vec::new());
+        Self { segments, reached: Reached::default(), ranges, failed: None }
     }
 }
 

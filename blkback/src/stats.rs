@@ -21,9 +21,11 @@ pub struct Stats {
     pub(crate) flushes: Counter,
     pub(crate) barriers: Counter,
     pub(crate) discards: Counter,
+    pub(crate) zeroes: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) bytes_written: Counter,
     pub(crate) bytes_discarded: Counter,
+    pub(crate) bytes_zeroed: Counter,
     pub(crate) refused: [Counter; Refusal::ALL.len()],
     pub(crate) medium_errors: Counter,
     pub(crate) held: Counter,
@@ -59,12 +61,16 @@ pub struct Snapshot {
     pub barriers: u64,
     /// Discards answered with success.
     pub discards: u64,
+    /// Requests to write zeroes answered with success.
+    pub zeroes: u64,
     /// Bytes that those reads gave.
     pub bytes_read: u64,
     /// Bytes that those writes, flushes and barriers carried.
     pub bytes_written: u64,
     /// Bytes that those discards named.
     pub bytes_discarded: u64,
+    /// Bytes that those requests for zeroes named.
+    pub bytes_zeroed: u64,
     /// Requests answered with an error before they reached the medium, by reason; none that is zero.
     pub refused: std::collections::BTreeMap<String, u64>,
     /// Requests answered with an error of the medium's.
@@ -115,6 +121,7 @@ impl Stats {
             Action::Flush => (&self.flushes, &self.bytes_written),
             Action::Barrier => (&self.barriers, &self.bytes_written),
             Action::Discard { .. } => (&self.discards, &self.bytes_discarded),
+            Action::Zero { .. } => (&self.zeroes, &self.bytes_zeroed),
         };
         requests.add(1);
         bytes.add(len);
@@ -142,9 +149,11 @@ impl Stats {
             flushes: self.flushes.get(),
             barriers: self.barriers.get(),
             discards: self.discards.get(),
+            zeroes: self.zeroes.get(),
             bytes_read: self.bytes_read.get(),
             bytes_written: self.bytes_written.get(),
             bytes_discarded: self.bytes_discarded.get(),
+            bytes_zeroed: self.bytes_zeroed.get(),
             refused: refused
                 .map(|(refusal, counter)| (refusal.name().to_owned(), counter.get()))
                 .filter(|(_, count)| *count > 0)
@@ -180,9 +189,11 @@ impl Snapshot {
             (&mut self.flushes, other.flushes),
             (&mut self.barriers, other.barriers),
             (&mut self.discards, other.discards),
+            (&mut self.zeroes, other.zeroes),
             (&mut self.bytes_read, other.bytes_read),
             (&mut self.bytes_written, other.bytes_written),
             (&mut self.bytes_discarded, other.bytes_discarded),
+            (&mut self.bytes_zeroed, other.bytes_zeroed),
             (&mut self.medium_errors, other.medium_errors),
             (&mut self.held, other.held),
             (&mut self.reissued, other.reissued),
@@ -213,7 +224,8 @@ impl Snapshot {
     /// Requests answered with success.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        [self.reads, self.writes, self.flushes, self.barriers, self.discards].iter().sum()
+        let moved = [self.reads, self.writes, self.flushes, self.barriers];
+        moved.iter().chain(&[self.discards, self.zeroes]).sum()
     }
 
     /// Requests answered with an error.

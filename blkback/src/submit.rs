@@ -13,7 +13,7 @@ use crate::durability::{Plan, Step};
 use crate::engine::{Engine, Operation};
 use crate::request::{Job, Ready};
 use crate::segments::Body;
-use crate::validate::Action;
+use crate::validate::{Action, Checked};
 
 /// Names a request in the [`Table`] while it is in flight.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub struct Pending<S> {
     pub plan: Plan,
     /// What the medium is doing for it.
     pub step: Step,
+    /// With which part of the request: one after the other of the ranges that it names.
+    pub part: Checked,
+    /// How many such ranges are done.
+    pub parts: usize,
 }
 
 impl<S> Pending<S> {
@@ -35,13 +39,14 @@ impl<S> Pending<S> {
     #[inline]
     #[must_use]
     pub fn operation(&self) -> Operation {
-        let Job { action, offset, len, .. } = self.job;
+        let Checked { action, offset, len } = self.part;
         match (self.step, action) {
             (Step::Flush, _) => Operation::Flush,
             (Step::Transfer, Action::Read) => Operation::Read { offset },
             (Step::Transfer, Action::Discard { secure }) => {
                 Operation::Discard { offset, len, secure }
             }
+            (Step::Transfer, Action::Zero { unmap }) => Operation::Zero { offset, len, unmap },
             (Step::Transfer, _) => Operation::Write { offset },
         }
     }
@@ -133,7 +138,9 @@ impl<S, H: Memory, P> Submit<S, H, P> {
         let mut plan = Plan::of(job.action, job.len > 0);
         // Every plan has a first step.
         let step = plan.next().unwrap_or(Step::Flush);
-        let pending = Pending { job, plan, step };
+        let whole = Checked { action: job.action, offset: job.offset, len: job.len };
+        let part = body.ranges.first().copied().unwrap_or(whole);
+        let pending = Pending { job, plan, step, part, parts: 0 };
         let operation = pending.operation();
         let ticket = self.table.enter(pending);
         self.hand(engine, operation, InFlight { ticket, body });

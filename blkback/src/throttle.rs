@@ -62,13 +62,13 @@ impl Limits {
         (self.operations.get(), self.bytes.get())
     }
 
-    /// Lets one operation with `bytes` bytes through, if it may go at `now_ns`.
+    /// Lets a request of so many operations and bytes through, if it may go at `now_ns`.
     ///
     /// # Errors
     ///
     /// When it is worth asking again, in the same nanoseconds as `now_ns`.
     #[inline]
-    pub fn admit(&self, bytes: u64, now_ns: u64) -> Result<(), u64> {
+    pub fn admit(&self, (operations, bytes): (u64, u64), now_ns: u64) -> Result<(), u64> {
         if self.operations.unlimited() && self.bytes.unlimited() {
             return Ok(());
         }
@@ -76,7 +76,7 @@ impl Limits {
         // the room up; that overdraws by one request, which the next one pays for.
         self.operations.ready(now_ns)?;
         self.bytes.ready(now_ns)?;
-        self.operations.charge(1, now_ns);
+        self.operations.charge(operations, now_ns);
         self.bytes.charge(bytes, now_ns);
         Ok(())
     }
@@ -131,7 +131,7 @@ mod tests {
     fn through(limits: &Limits, bytes: u64, from_ns: u64, total_ns: u64) -> u64 {
         let (mut now, mut done) = (from_ns, 0);
         while now < from_ns + total_ns {
-            match limits.admit(bytes, now) {
+            match limits.admit((1, bytes), now) {
                 Ok(()) => done += 1,
                 Err(later) => {
                     assert!(later > now, "a held request would ask again at once");
@@ -147,7 +147,7 @@ mod tests {
         let limits = Limits::default();
         assert_eq!(limits.get(), (None, None));
         for _ in 0..1000 {
-            assert_eq!(limits.admit(1 << 20, 0), Ok(()));
+            assert_eq!(limits.admit((1, 1 << 20), 0), Ok(()));
         }
     }
 
@@ -171,15 +171,28 @@ mod tests {
     }
 
     #[test]
+    fn a_request_of_several_operations_pays_for_each() {
+        let limits = Limits::new(Some(1000), None);
+        let (mut now, mut done) = (0, 0);
+        while now < 10 * SECOND_NS {
+            match limits.admit((50, 0), now) {
+                Ok(()) => done += 50,
+                Err(later) => now = later,
+            }
+        }
+        assert!((10_000..=10_200).contains(&done), "{done}");
+    }
+
+    #[test]
     fn a_change_takes_effect_at_once_and_forgets_debts() {
         let limits = Limits::new(Some(1), None);
         assert_eq!(through(&limits, 0, 0, SECOND_NS), 2);
-        assert!(limits.admit(0, SECOND_NS / 2).is_err());
+        assert!(limits.admit((1, 0), SECOND_NS / 2).is_err());
         limits.set(Some(1000), None);
-        assert_eq!(limits.admit(0, SECOND_NS / 2), Ok(()));
+        assert_eq!(limits.admit((1, 0), SECOND_NS / 2), Ok(()));
         limits.set(None, None);
         assert_eq!(limits.get(), (None, None));
-        assert_eq!(limits.admit(u64::MAX, 0), Ok(()));
+        assert_eq!(limits.admit((1, u64::MAX), 0), Ok(()));
     }
 
     #[test]
@@ -189,7 +202,7 @@ mod tests {
         while now < 10 * SECOND_NS {
             let mut next = u64::MAX;
             for queue in &mut done {
-                match limits.admit(4096, now) {
+                match limits.admit((1, 4096), now) {
                     Ok(()) => (*queue, next) = (*queue + 1, now),
                     Err(later) => next = next.min(later),
                 }

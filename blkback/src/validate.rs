@@ -31,6 +31,20 @@ pub enum Action {
         /// Beyond recovery.
         secure: bool,
     },
+    /// Have a range read as zeroes.
+    Zero {
+        /// It need not keep its place on the medium.
+        unmap: bool,
+    },
+}
+
+impl Action {
+    /// Whether it names ranges of the disk and carries no data.
+    #[inline]
+    #[must_use]
+    pub const fn names_ranges(self) -> bool {
+        matches!(self, Self::Discard { .. } | Self::Zero { .. })
+    }
 }
 
 /// A request that passed, without its segments.
@@ -56,13 +70,21 @@ pub struct Rules {
     pub discard: bool,
     /// It can do so beyond recovery.
     pub secure_discard: bool,
+    /// Zeroes have to be written like other data, so they count as such where bytes are limited.
+    pub zeroes_are_written: bool,
 }
 
 impl Rules {
     /// A writable disk with 512-byte sectors that cannot discard.
     #[must_use]
     pub const fn new() -> Self {
-        Self { sector_size: 512, read_only: false, discard: false, secure_discard: false }
+        Self {
+            sector_size: 512,
+            read_only: false,
+            discard: false,
+            secure_discard: false,
+            zeroes_are_written: false,
+        }
     }
 }
 
@@ -104,11 +126,15 @@ pub enum Refusal {
     OutsideMemory,
     /// It has data for the device to write where that is to read, or the other way round.
     WrongDirection,
+    /// A range to discard or to zero has flags that mean nothing there.
+    RangeFlags,
+    /// A range to discard or to zero is longer than the disk said one may be.
+    RangeTooLong,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::UnknownOperation,
         Self::NoDiscard,
         Self::SegmentCount,
@@ -123,6 +149,8 @@ impl Refusal {
         Self::HostFailed,
         Self::OutsideMemory,
         Self::WrongDirection,
+        Self::RangeFlags,
+        Self::RangeTooLong,
     ];
 
     /// What it is counted as.
@@ -143,6 +171,8 @@ impl Refusal {
             Self::HostFailed => "host_failed",
             Self::OutsideMemory => "outside_memory",
             Self::WrongDirection => "wrong_direction",
+            Self::RangeFlags => "range_flags",
+            Self::RangeTooLong => "range_too_long",
         }
     }
 
@@ -150,7 +180,7 @@ impl Refusal {
     #[must_use]
     pub const fn answer(self) -> Answer {
         match self {
-            Self::UnknownOperation | Self::NoDiscard => Answer::Unsupported,
+            Self::UnknownOperation | Self::NoDiscard | Self::RangeFlags => Answer::Unsupported,
             _ => Answer::Failed,
         }
     }
@@ -188,6 +218,10 @@ impl Rules {
             // The flag is ignored where secure discard was not offered (io/blkif.h).
             *secure &= self.secure_discard;
         }
+        if let Action::Zero { unmap } = &mut action {
+            // Where nothing may be given up, zeroes are as good as any other data.
+            *unmap &= self.discard;
+        }
         if len == 0 {
             return match action {
                 Action::Flush | Action::Barrier => Ok(Checked { action, offset: 0, len }),
@@ -206,6 +240,39 @@ impl Rules {
             return Err(Refusal::Misaligned);
         }
         Ok(Checked { action, offset, len })
+    }
+
+    /// Checks each of `asked` likewise, into `into`. Gives the first one with the bytes of all of them.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that is broken by any.
+    pub fn check_ranges(
+        &self,
+        asked: &[Asked],
+        sectors: u64,
+        into: &mut Vec<Checked>,
+    ) -> Result<Checked, Refusal> {
+        into.clear();
+        for one in asked {
+            into.push(self.check(one, sectors)?);
+        }
+        let first = into.first().copied().ok_or(Refusal::Empty)?;
+        let len = into.iter().fold(0_u64, |all, range| all.saturating_add(range.len));
+        Ok(Checked { len, ..first })
+    }
+
+    /// Operations and bytes that a request costs where there are limits, as `len` bytes in `ranges` ranges. What
+    /// is named and not moved costs no bytes.
+    #[inline]
+    #[must_use]
+    pub const fn cost(&self, action: Action, len: u64, ranges: usize) -> (u64, u64) {
+        let bytes = match action {
+            Action::Discard { .. } => 0,
+            Action::Zero { unmap } if unmap || !self.zeroes_are_written => 0,
+            _ => len,
+        };
+        (if ranges > 1 { ranges as u64 } else { 1 }, bytes)
     }
 }
 

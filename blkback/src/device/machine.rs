@@ -49,7 +49,8 @@ impl vhost_user::Device for MachineDisk {
 
     fn configuration(&self) -> Vec<u8> {
         let disk = described(&self.disks.medium, self.disks.manner);
-        handshake::configuration(&disk, self.queues).encode().to_vec()
+        let hints = self.disks.medium.geometry().hints;
+        handshake::configuration(&disk, hints, self.queues).encode().to_vec()
     }
 
     fn start(&self, parts: Parts) -> Result<MachineQueue, Error> {

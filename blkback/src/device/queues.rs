@@ -101,6 +101,7 @@ impl Disks {
             read_only: geometry.read_only,
             discard: discard.is_some(),
             secure_discard: discard.is_some_and(|discard| discard.secure),
+            zeroes_are_written: geometry.zeroes_are_written,
         };
         let mut serving = Serving::new(rules, geometry.size / SECTOR);
         serving.limits = Limits::new(policy.iops, policy.bytes);

@@ -17,6 +17,7 @@ use nix::unistd::fdatasync;
 
 use crate::engine::held::Held;
 use crate::engine::pieces::{self, Way};
+use crate::engine::zero::{self, Manner};
 use crate::engine::{Engine, Finished, Operation, Woken, sleep};
 use crate::image::{Kind, Media, block};
 
@@ -67,7 +68,7 @@ pub(super) const fn whole(moved: u64, total: u64) -> Result<u64, i32> {
 }
 
 /// Makes a call until it is not given up any more.
-fn retried(mut call: impl FnMut() -> Result<(), Errno>) -> Result<u64, i32> {
+pub(super) fn retried(mut call: impl FnMut() -> Result<(), Errno>) -> Result<u64, i32> {
     let mut tries = 0_u32;
     loop {
         match call() {
@@ -120,6 +121,10 @@ impl<T: Buffers> Engine<T> for Blocking<T> {
             Operation::Flush => Finished { held, result: flush(file) },
             Operation::Discard { offset, len, secure } => {
                 Finished { held, result: discard(media, file, offset, len, secure) }
+            }
+            Operation::Zero { offset, len, unmap } => {
+                let result = zero::in_turn(file, offset, len, Manner::first(media, unmap));
+                Finished { held, result }
             }
         };
         self.done.push(finished);

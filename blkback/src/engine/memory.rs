@@ -180,10 +180,16 @@ impl<T: Buffers> Engine<T> for Memory<T> {
                 self.disk.discard(offset, len, secure);
                 Ok(0)
             }
-            Operation::Flush => Ok(0),
-            Operation::Read { .. } | Operation::Write { .. } | Operation::Discard { .. } => {
-                Err(libc::EIO)
+            // What nothing is stored of reads as zeroes.
+            Operation::Zero { offset, len, .. } if self.disk.has(offset, len) => {
+                self.disk.discard(offset, len, true);
+                Ok(0)
             }
+            Operation::Flush => Ok(0),
+            Operation::Read { .. }
+            | Operation::Write { .. }
+            | Operation::Discard { .. }
+            | Operation::Zero { .. } => Err(libc::EIO),
         };
         self.done.push(Finished { held, result });
         Ok(())

@@ -20,6 +20,7 @@ mod pieces;
 mod promptly;
 mod sleep;
 pub mod uring;
+mod zero;
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -52,6 +53,15 @@ pub enum Operation {
         len: u64,
         /// Whether what was there must be beyond recovery.
         secure: bool,
+    },
+    /// Have `len` bytes from `offset` on read as zeroes.
+    Zero {
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        len: u64,
+        /// Whether they need not keep their place on the medium.
+        unmap: bool,
     },
 }
 

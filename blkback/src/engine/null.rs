@@ -33,7 +33,7 @@ impl<T: Buffers> Engine<T> for Null<T> {
         }
         let moved = match operation {
             Operation::Read { .. } | Operation::Write { .. } => pieces::total(&held),
-            Operation::Flush | Operation::Discard { .. } => 0,
+            Operation::Flush | Operation::Discard { .. } | Operation::Zero { .. } => 0,
         };
         self.done.push(Finished { held, result: Ok(moved) });
         Ok(())

@@ -1,7 +1,8 @@
-//! Requests to a block device that would hold the queue's thread up.
+//! Requests that would hold the queue's thread up.
 //!
-//! Secure erase has no asynchronous form, nor has discard before Linux 6.12. One thread, started
-//! with the first such request, makes the calls one after another and raises an event for each.
+//! Secure erase has no asynchronous form, nor has discard before Linux 6.12, and zeroes that the kernel does not
+//! make are written, however many. One thread, started with the first such request, makes the calls one after
+//! another and raises an event for each.
 //! What the requests hold stays with the queue; the thread gets numbers only.
 
 use std::fs::File;
@@ -13,14 +14,23 @@ use std::thread::JoinHandle;
 use hypervisor::HostError;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::engine::zero::{self, Manner};
 use crate::image::block;
 
-/// One discard.
+/// What is to be done to a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Discard it, on a block device.
+    Discard { secure: bool },
+    /// Zero it, and free nothing.
+    Zero,
+}
+
 struct Job {
     number: u64,
+    task: Task,
     offset: u64,
     len: u64,
-    secure: bool,
 }
 
 /// The thread and what it has not answered yet.
@@ -35,11 +45,13 @@ pub(super) struct Offload<T> {
 }
 
 impl<T> Offload<T> {
-    /// Starts the thread for `device`.
-    pub(super) fn new(device: &File) -> Result<Self, HostError> {
-        let failed =
-            |error: &std::io::Error| HostError::from_io("start a thread to discard", error);
-        let device = device.try_clone().map_err(|error| failed(&error))?;
+    /// Starts the thread for `file`.
+    pub(super) fn new(file: &File) -> Result<Self, HostError> {
+        let failed = |error: &std::io::Error| {
+            HostError::from_io("start a thread to discard and to zero", error)
+        };
+        // The same open file description: what the thread writes, the queue's flushes vouch for.
+        let file = file.try_clone().map_err(|error| failed(&error))?;
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| HostError::new("make an event to discard with", errno as i32))?;
         let raised = File::from(std::os::fd::OwnedFd::from(event));
@@ -47,8 +59,13 @@ impl<T> Offload<T> {
         let (jobs, to_do) = channel::<Job>();
         let (answer, answers) = channel();
         let work = move || {
-            for Job { number, offset, len, secure } in to_do {
-                let done = block::discard(&device, offset, len, secure).map(|()| 0);
+            for Job { number, task, offset, len } in to_do {
+                let done = match task {
+                    Task::Discard { secure } => {
+                        block::discard(&file, offset, len, secure).map(|()| 0)
+                    }
+                    Task::Zero => zero::in_turn(&file, offset, len, Manner::Range),
+                };
                 if answer.send((number, done)).is_err() {
                     return;
                 }
@@ -79,20 +96,14 @@ impl<T> Offload<T> {
         self.waiting.len()
     }
 
-    /// Has `len` bytes from `offset` on discarded.
+    /// Has `task` done to `len` bytes from `offset` on.
     ///
     /// # Errors
     ///
     /// The thread is gone; what was held comes back.
-    pub(super) fn discard(
-        &mut self,
-        offset: u64,
-        len: u64,
-        secure: bool,
-        held: T,
-    ) -> Result<(), T> {
+    pub(super) fn begin(&mut self, task: Task, offset: u64, len: u64, held: T) -> Result<(), T> {
         let number = self.next;
-        let job = Job { number, offset, len, secure };
+        let job = Job { number, task, offset, len };
         match &self.jobs {
             Some(jobs) if jobs.send(job).is_ok() => {}
             _ => return Err(held),

@@ -17,9 +17,10 @@ use hypervisor::HostError;
 
 use crate::engine::blocking::{file_of, flush, transfer, whole};
 use crate::engine::held::Held;
-use crate::engine::offload::Offload;
+use crate::engine::offload::{Offload, Task};
 use crate::engine::pieces::{self, Way};
 use crate::engine::promptly::{Cached, Lone, Pace, Times};
+use crate::engine::zero::{Manner, no_such_way};
 use crate::engine::{Engine, Finished, Operation, Woken};
 use crate::image::{Kind, Media, Transfers};
 
@@ -171,7 +172,7 @@ impl<T: Buffers> Uring<T> {
         let asked = match (self.media.kind(), secure) {
             (Kind::Block, false) => Asked::Discard { file, offset, len },
             (Kind::Block, true) => {
-                self.hand_off(offset, len, true, Held::plain(held));
+                self.hand_off(Task::Discard { secure }, offset, len, Held::plain(held));
                 return Ok(());
             }
             // See `DiscardLimits::secure`.
@@ -187,10 +188,22 @@ impl<T: Buffers> Uring<T> {
         self.ring.begin(asked, Held::plain(held)).map_err(Held::into_inner)
     }
 
-    /// Has another thread discard.
-    fn hand_off(&mut self, offset: u64, len: u64, secure: bool, held: Held<T>) {
+    fn zero(&mut self, offset: u64, len: u64, unmap: bool, held: T) -> Result<(), T> {
+        let Some(mode) = Manner::first(&self.media, unmap).mode() else { return Err(held) };
+        let asked = Asked::Allocate { file: self.file, mode: mode.bits(), offset, len };
+        self.ring.begin(asked, Held::plain(held)).map_err(Held::into_inner)
+    }
+
+    /// Whether `mode` of `fallocate` was to zero a range and not to discard one: files are discarded so only
+    /// where that was seen to work.
+    fn zeroes(&self, mode: i32) -> bool {
+        self.media.kind() == Kind::Block || mode & libc::FALLOC_FL_ZERO_RANGE != 0
+    }
+
+    /// Has another thread do it.
+    fn hand_off(&mut self, task: Task, offset: u64, len: u64, held: Held<T>) {
         let refused = match self.offload() {
-            Ok(offload) => match offload.discard(offset, len, secure, held) {
+            Ok(offload) => match offload.begin(task, offset, len, held) {
                 Ok(()) => return,
                 Err(held) => (held, libc::EIO),
             },
@@ -237,7 +250,14 @@ impl<T: Buffers> Uring<T> {
                         [libc::EOPNOTSUPP, libc::ENOSYS, libc::EINVAL].contains(&errno)
                     }) =>
                 {
-                    self.hand_off(offset, len, false, held);
+                    self.hand_off(Task::Discard { secure: false }, offset, len, held);
+                    continue;
+                }
+                // What the kernel does not zero is written.
+                Asked::Allocate { mode, offset, len, .. }
+                    if self.zeroes(mode) && result.is_err_and(no_such_way) =>
+                {
+                    self.hand_off(Task::Zero, offset, len, held);
                     continue;
                 }
                 _ => Finished { held: held.into_inner(), result },
@@ -299,6 +319,7 @@ impl<T: Buffers> Engine<T> for Uring<T> {
                 self.ring.begin(Asked::Sync { file }, Held::plain(held)).map_err(Held::into_inner)
             }
             Operation::Discard { offset, len, secure } => self.discard(offset, len, secure, held),
+            Operation::Zero { offset, len, unmap } => self.zero(offset, len, unmap, held),
         }
     }
 

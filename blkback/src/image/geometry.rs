@@ -29,6 +29,21 @@ pub struct Geometry {
     pub direct: bool,
     /// What discards it takes, where it takes any.
     pub discard: Option<DiscardLimits>,
+    /// Whether a range that is to read as zeroes has to be written, unless it may be freed.
+    pub zeroes_are_written: bool,
+    /// What it says of transfers that suit it.
+    pub hints: Hints,
+}
+
+/// Which transfers suit a medium. Zero where it says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Where the first whole physical sector begins, in bytes.
+    pub alignment: u32,
+    /// The least that does not make the medium read in order to write, in bytes (`minimum_io_size`).
+    pub least: u32,
+    /// The best for much data, in bytes (`optimal_io_size`).
+    pub best: u32,
 }
 
 impl Geometry {
@@ -42,6 +57,8 @@ impl Geometry {
             read_only: false,
             direct: false,
             discard: None,
+            zeroes_are_written: false,
+            hints: Hints { alignment: 0, least: 0, best: 0 },
         }
     }
 }
@@ -136,6 +153,10 @@ pub(super) fn measure(
         Kind::Block => (block::physical_sector(file)?, block::discard_limits(file)),
         Kind::File => of_file(file, size)?,
     };
+    let (hints, zeroes) = match kind {
+        Kind::Block => (block::hints(file), block::zeroes(file)),
+        Kind::File => (Hints { least: physical, ..Hints::default() }, zeroes(file, size, physical)),
+    };
     Ok(Geometry {
         size,
         sector_size,
@@ -143,7 +164,21 @@ pub(super) fn measure(
         read_only: options.read_only,
         direct: false,
         discard: discard.filter(|_| !options.read_only),
+        zeroes_are_written: !zeroes && !options.read_only,
+        hints,
     })
+}
+
+/// Whether a file's file system zeroes ranges by itself.
+fn zeroes(file: &File, size: u64, block: u32) -> bool {
+    // Asked of what lies beyond the end; and taken back, or the file would have a block there.
+    let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    let (at, len) = (i64::try_from(size).unwrap_or(i64::MAX), i64::from(block));
+    let zeroes = fallocate(file, FallocateFlags::FALLOC_FL_ZERO_RANGE | keep, at, len).is_ok();
+    if zeroes {
+        let _ = fallocate(file, FallocateFlags::FALLOC_FL_PUNCH_HOLE | keep, at, len);
+    }
+    zeroes
 }
 
 /// A file's physical sector and what discards its file system takes.

@@ -26,7 +26,7 @@ use std::time::Duration;
 use hypervisor::{ConfigError, Error, HostError};
 
 pub use direct::{Direct, Transfers};
-pub use geometry::{DiscardLimits, Geometry};
+pub use geometry::{DiscardLimits, Geometry, Hints};
 pub use media::Media;
 
 /// What is to be opened, and how.

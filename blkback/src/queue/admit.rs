@@ -73,6 +73,9 @@ where
         let sectors = self.serving.sectors.load(Ordering::Relaxed);
         let checked = match gathered {
             Ok(Gathered::Asked(asked)) => rules.check(&asked, sectors),
+            Ok(Gathered::Ranges) => {
+                rules.check_ranges(self.requests.ranges(), sectors, &mut body.ranges)
+            }
             Ok(Gathered::Done) => {
                 self.bodies.put(body);
                 self.requests.answer(slot, Answer::Done);
@@ -110,9 +113,8 @@ where
         let Job { action, len, .. } = request.job;
         let data = len > 0;
         if !request.paid && !free(action, data) {
-            // What a discard names is not moved, so it costs an operation and no bytes.
-            let bytes = if matches!(action, Action::Discard { .. }) { 0 } else { len };
-            if let Err(later) = self.serving.limits.admit(bytes, self.clock.now()) {
+            let cost = self.serving.rules.cost(action, len, request.body.ranges.len());
+            if let Err(later) = self.serving.limits.admit(cost, self.clock.now()) {
                 self.held_until = Some(later);
                 return Err(request);
             }

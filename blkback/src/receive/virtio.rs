@@ -16,12 +16,18 @@ use ring::wire::virtio_blk::{Header, ID_BYTES, Range, feature, kind, status};
 use ring::{Notify, Recheck};
 
 use crate::acquire::{GuestAddress, GuestMemory};
+use crate::connect::vhost_user::{RANGES, longest_range};
 use crate::receive::{Answer, Gathered, RawRequest, Requests, Taken};
 use crate::segments::{Asked, Segment};
 use crate::validate::{Action, Refusal};
 
 /// Bytes in the units of positions and ranges.
 const SECTOR: u64 = 512;
+/// The most bytes of a request whose data does not lie at whole sectors of the machine's memory. Past the page cache
+/// such data is copied, and what a guest can have us copy at once is to be bounded.
+const MOST_COPIED: u64 = 16 << 20;
+/// Bytes of the used ring's flags and index.
+const FRONT: u64 = 4;
 
 /// A virtqueue of a block device.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ pub struct VirtioQueue {
     answered: u32,
     /// The data of the chain that was taken last.
     data: Vec<Segment<GuestAddress>>,
+    /// The ranges that it names.
+    ranges: Vec<Asked>,
     /// Where it is told at the end how many heads were taken.
     position: Arc<AtomicU16>,
 }
@@ -115,6 +123,7 @@ impl VirtioQueue {
             counted: (0, 0),
             answered: 0,
             data: Vec::new(),
+            ranges: Vec::new(),
             position,
         })
     }
@@ -168,22 +177,59 @@ impl VirtioQueue {
         Ok(())
     }
 
-    fn range(&self, readable: u64) -> Result<Range, Refusal> {
-        // One range is what the configuration allows.
-        if readable != Range::SIZE as u64 {
+    /// The ranges that a request of `kind` names, if `feature` was agreed on.
+    fn named(&mut self, feature: u64, asked: &Asking) -> Result<Gathered, Refusal> {
+        let Asking { header: Header { kind, .. }, readable, writable } = *asked;
+        if self.features & feature == 0 {
+            return Err(Refusal::UnknownOperation);
+        }
+        if writable != 0 {
+            return Err(Refusal::WrongDirection);
+        }
+        let unit = Range::SIZE as u64;
+        let count = readable.checked_div(unit).unwrap_or(0);
+        if count == 0 || count > u64::from(RANGES) || !readable.is_multiple_of(unit) {
             return Err(Refusal::SegmentCount);
         }
+        self.ranges.clear();
         let mut bytes = [0; Range::SIZE];
-        let mut into: &mut [u8] = &mut bytes;
+        let mut have = 0_usize;
         for segment in &self.data {
-            let now = into.len().min(segment.len as usize);
-            let Some((part, rest)) = into.split_at_mut_checked(now) else { break };
-            self.memory.read(segment.at.0, part)?;
-            into = rest;
+            let (mut at, mut left) = (segment.at.0, segment.len as usize);
+            while left > 0 {
+                let rest = bytes.get_mut(have..).unwrap_or_default();
+                let now = left.min(rest.len());
+                self.memory.read(at, rest.get_mut(..now).unwrap_or_default())?;
+                at = at.wrapping_add(now as u64);
+                (have, left) = (have.saturating_add(now), left.saturating_sub(now));
+                if have == Range::SIZE {
+                    have = 0;
+                    self.ranges.push(range(kind, Range::decode(&bytes))?);
+                }
+            }
         }
-        let range = Range::decode(&bytes);
-        if range.flags == 0 { Ok(range) } else { Err(Refusal::UnknownOperation) }
+        match self.ranges.as_slice() {
+            [only] => Ok((*only).into()),
+            _ => Ok(Gathered::Ranges),
+        }
     }
+}
+
+/// What a request of `kind` asks of `range`. Source: virtio 1.2, 5.2.6.2.
+fn range(kind: u32, range: Range) -> Result<Asked, Refusal> {
+    let Range { sector, sectors, flags } = range;
+    let (action, known) = match kind {
+        kind::WRITE_ZEROES => (Action::Zero { unmap: flags & Range::UNMAP != 0 }, Range::UNMAP),
+        _ => (Action::Discard { secure: kind == kind::SECURE_ERASE }, 0),
+    };
+    if flags & !known != 0 {
+        return Err(Refusal::RangeFlags);
+    }
+    let len = u64::from(sectors).saturating_mul(SECTOR);
+    if len > longest_range(kind != kind::WRITE_ZEROES) {
+        return Err(Refusal::RangeTooLong);
+    }
+    Ok(Asked { action, sector, len })
 }
 
 impl Requests for VirtioQueue {
@@ -201,7 +247,7 @@ impl Requests for VirtioQueue {
         &mut self,
         asked: &Asking,
         _: &mut G,
-        _: u32,
+        unit: u32,
         into: &mut Vec<Segment<GuestAddress>>,
     ) -> Result<Gathered, Refusal> {
         into.clear();
@@ -213,21 +259,26 @@ impl Requests for VirtioQueue {
             // A flush carries nothing; what stands in its sector means nothing.
             kind::FLUSH => (Action::Flush, 0),
             kind::GET_ID if readable == 0 => return self.identify().map(|()| Gathered::Done),
-            kind::DISCARD | kind::SECURE_ERASE => {
-                let secure = kind == kind::SECURE_ERASE;
-                if secure && self.features & feature::SECURE_ERASE == 0 {
-                    return Err(Refusal::UnknownOperation);
-                }
-                let Range { sector, sectors, .. } = self.range(readable)?;
-                let len = u64::from(sectors).saturating_mul(SECTOR);
-                return Ok(Asked { action: Action::Discard { secure }, sector, len }.into());
-            }
+            kind::DISCARD => return self.named(feature::DISCARD, asked),
+            kind::WRITE_ZEROES => return self.named(feature::WRITE_ZEROES, asked),
+            kind::SECURE_ERASE => return self.named(feature::SECURE_ERASE, asked),
             _ => return Err(Refusal::UnknownOperation),
         };
+        if len > MOST_COPIED {
+            let whole = |n: u64| n.is_multiple_of(u64::from(unit));
+            let aligned = |s: &Segment<GuestAddress>| whole(s.at.0) && whole(s.len.into());
+            if !self.data.iter().all(aligned) {
+                return Err(Refusal::Misaligned);
+            }
+        }
         if len > 0 {
             into.extend_from_slice(&self.data);
         }
         Ok(Asked { action, sector, len }.into())
+    }
+
+    fn ranges(&self) -> &[Asked] {
+        &self.ranges
     }
 
     #[inline]
@@ -243,7 +294,9 @@ impl Requests for VirtioQueue {
         if let Some(notes) = &mut self.inflight {
             notes.give_back(head.number());
         }
+        let place = self.device.place();
         self.device.give_back(head, len);
+        self.note_used(place, 8);
         self.answered = self.answered.wrapping_add(1);
     }
 
@@ -253,12 +306,15 @@ impl Requests for VirtioQueue {
 
     #[inline]
     fn publish(&mut self) -> Notify {
+        let before = self.device.published();
         let wanted = self.device.publish();
+        if self.device.published() != before {
+            self.note_used(0, FRONT);
+        }
         self.counted.1 = self.answered;
         if let Some(notes) = &mut self.inflight {
             notes.published(self.device.published());
         }
-        self.note_used();
         wanted
     }
 
@@ -267,7 +323,11 @@ impl Requests for VirtioQueue {
             return Ok(Recheck::More);
         }
         let recheck = self.device.rearm().map_err(|fault| fault.by(Peer::Machine))?;
-        self.note_used();
+        // It asked in one of two ways, and may have said before that it need not be told.
+        self.note_used(0, FRONT);
+        if self.features & EVENT_INDEX != 0 {
+            self.note_used(split::event_place(self.device.size()), 2);
+        }
         Ok(recheck)
     }
 
@@ -281,11 +341,11 @@ impl Requests for VirtioQueue {
 }
 
 impl VirtioQueue {
-    /// Notes that the used ring was written: all of it, which is a few pages.
+    /// Notes that `len` bytes at `place` in the used ring were written.
     #[inline]
-    fn note_used(&self) {
+    fn note_used(&self, place: usize, len: u64) {
         if let Some(at) = self.noted {
-            self.memory.wrote(at, split::used_bytes(self.device.size()) as u64);
+            self.memory.wrote(at.saturating_add(place as u64), len);
         }
     }
 }

@@ -45,6 +45,48 @@ fn everything_is_a_multiple_of_the_disks_sectors() {
 }
 
 #[test]
+fn ranges_pass_together_or_not_at_all() {
+    let rules = Rules { discard: true, ..Rules::new() };
+    let zero = |unmap| Action::Zero { unmap };
+    let mut into = Vec::new();
+    let all = [asked(zero(true), 8, 512), asked(zero(false), 1, 1024)];
+    let first = rules.check_ranges(&all, DISK, &mut into).unwrap();
+    assert_eq!(first, Checked { action: zero(true), offset: 4096, len: 1536 });
+    assert_eq!(into[1], Checked { action: zero(false), offset: 512, len: 1024 });
+    // A disk that gives nothing up zeroes in place.
+    rules_keep(&all, &mut into);
+    assert!(into.iter().all(|range| range.action == zero(false)), "{into:?}");
+    for (wrong, refusal) in [
+        (asked(zero(true), DISK, 512), Refusal::PastEnd),
+        (asked(zero(true), 0, 0), Refusal::Empty),
+        (asked(zero(true), 0, 511), Refusal::Misaligned),
+    ] {
+        let all = [all[0], wrong];
+        assert_eq!(rules.check_ranges(&all, DISK, &mut into), Err(refusal));
+    }
+    assert_eq!(rules.check_ranges(&[], DISK, &mut into), Err(Refusal::Empty));
+    let read_only = Rules { read_only: true, ..rules };
+    assert_eq!(check(&read_only, &all[0]), Err(Refusal::ReadOnly));
+}
+
+fn rules_keep(all: &[Asked], into: &mut Vec<Checked>) {
+    Rules::new().check_ranges(all, DISK, into).unwrap();
+}
+
+#[test]
+fn what_is_only_named_costs_no_bytes_unless_it_is_written() {
+    let mut rules = Rules::new();
+    let zero = |unmap| Action::Zero { unmap };
+    assert_eq!(rules.cost(Action::Write, 512, 0), (1, 512));
+    assert_eq!(rules.cost(Action::Discard { secure: false }, 512, 0), (1, 0));
+    assert_eq!(rules.cost(Action::Discard { secure: false }, 512, 7), (7, 0));
+    assert_eq!(rules.cost(zero(false), 512, 0), (1, 0));
+    rules.zeroes_are_written = true;
+    assert_eq!(rules.cost(zero(false), 1024, 2), (2, 1024));
+    assert_eq!(rules.cost(zero(true), 1024, 2), (2, 0));
+}
+
+#[test]
 fn nothing_to_move_is_for_flushes_and_barriers() {
     let rules = Rules::new();
     for action in [Action::Read, Action::Write, Action::Discard { secure: false }] {
@@ -118,7 +160,13 @@ proptest! {
         read_only in any::<bool>(),
     ) {
         let sector_size = if large { 4096u32 } else { 512 };
-        let rules = Rules { sector_size, read_only, discard: true, secure_discard: true };
+        let rules = Rules {
+            sector_size,
+            read_only,
+            discard: true,
+            secure_discard: true,
+            ..Rules::new()
+        };
         if let Ok(checked) = rules.check(&Asked { action, sector, len }, DISK) {
             let unit = u64::from(sector_size);
             prop_assert!(checked.offset + checked.len <= DISK * 512);

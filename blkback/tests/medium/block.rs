@@ -91,6 +91,37 @@ fn discards_free_what_is_behind_the_device() {
 }
 
 #[test]
+fn a_device_zeroes_what_it_is_told_to() {
+    for sector in [512, 4096] {
+        each_way(sector, |name, medium, file| {
+            let mut engine = medium.engine::<Pages>(0, 16).unwrap();
+            let geometry = medium.geometry();
+            assert_eq!(geometry.hints.alignment, 0, "{name}");
+            assert!(geometry.hints.least >= sector, "{name}: {:?}", geometry.hints);
+            for unmap in [false, true] {
+                let held = Pages::new(&[1 << 20], &[1; 1 << 20]);
+                let (_, result) = one(&mut engine, Operation::Write { offset: 0 }, held);
+                assert_eq!(result, Ok(1 << 20), "{name}");
+                let (offset, len) = (4096 * 3, 4096 * 100);
+                let zero = Operation::Zero { offset, len, unmap };
+                assert_eq!(one(&mut engine, zero, Pages::none()).1, Ok(0), "{name}");
+                let (held, _) =
+                    one(&mut engine, Operation::Read { offset: 0 }, Pages::new(&[1 << 20], &[]));
+                let range = offset as usize..(offset + len) as usize;
+                let right = |(at, byte): (usize, &u8)| *byte == u8::from(!range.contains(&at));
+                assert!(held.bytes().iter().enumerate().all(right), "{name}, unmap {unmap}");
+                assert_eq!(one(&mut engine, Operation::Flush, Pages::none()).1, Ok(0), "{name}");
+                let mut stored = vec![1; len as usize];
+                file.read_exact_at(&mut stored, offset).unwrap();
+                assert!(stored.iter().all(|byte| *byte == 0), "{name}: behind the device");
+            }
+            let beyond = Operation::Zero { offset: SIZE, len: 4096, unmap: false };
+            assert!(one(&mut engine, beyond, Pages::none()).1.is_err(), "{name}");
+        });
+    }
+}
+
+#[test]
 fn secure_erase_and_ends_of_the_device_are_answered() {
     each_way(512, |name, medium, _file| {
         let mut engine = medium.engine::<Pages>(0, 4).unwrap();

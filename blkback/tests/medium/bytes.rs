@@ -1,6 +1,7 @@
 //! Every engine moves the bytes it is told to move, and answers everything it takes on.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,6 +55,7 @@ enum Step {
     Read(u64, Vec<usize>),
     Write(u64, Vec<usize>, u8),
     Discard(u64, u64),
+    Zero(u64, u64, bool),
     Flush,
 }
 
@@ -63,7 +65,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (sector.clone(), segments()).prop_map(|(at, lens)| Step::Read(at, lens)),
         4 => (sector.clone(), segments(), any::<u8>())
             .prop_map(|(at, lens, byte)| Step::Write(at, lens, byte)),
-        1 => (sector, 1..96_u64).prop_map(|(at, count)| Step::Discard(at, count)),
+        1 => (sector.clone(), 1..96_u64).prop_map(|(at, count)| Step::Discard(at, count)),
+        2 => (sector, 1..96_u64, any::<bool>())
+            .prop_map(|(at, count, unmap)| Step::Zero(at, count, unmap)),
         1 => Just(Step::Flush),
     ]
 }
@@ -105,6 +109,13 @@ proptest! {
                             let (_, result) = one(&mut engine, operation, Pages::none());
                             prop_assert!(result.is_ok(), "{}: {:?}", &name, result);
                             // What is discarded need not read as zeroes, but on these it does.
+                            model[offset as usize..][..len as usize].fill(0);
+                        }
+                        Step::Zero(sector, count, unmap) => {
+                            let (offset, len) = (sector * 512, count * 512);
+                            let operation = Operation::Zero { offset, len, unmap: *unmap };
+                            let (_, result) = one(&mut engine, operation, Pages::none());
+                            prop_assert_eq!(result, Ok(0), "{}", &name);
                             model[offset as usize..][..len as usize].fill(0);
                         }
                         Step::Flush => {
@@ -277,4 +288,46 @@ fn memory_refuses_what_lies_beyond_it_and_forgets_what_is_discarded() {
         assert!(held.bytes()[..4096 - kept].iter().all(|byte| *byte == 0));
         assert!(held.bytes()[4096 - kept..].iter().all(|byte| *byte == 9));
     }
+}
+
+#[test]
+fn zeroes_keep_their_place_unless_they_need_not() {
+    let (mut told, mut written) = (0, 0);
+    for folder in folders() {
+        for (name, image, medium) in media(folder.path()) {
+            let Some(image) = image else { continue };
+            let mut engine = medium.engine::<Pages>(0, 8).unwrap();
+            let blocks = || {
+                let files = std::fs::read_dir(folder.path()).unwrap();
+                files.map(|file| file.unwrap().metadata().unwrap().blocks()).sum::<u64>()
+            };
+            let empty = blocks();
+            let held = Pages::new(&[SIZE as usize], &vec![9; SIZE as usize]);
+            let (held, _) = one(&mut engine, Operation::Write { offset: 0 }, held);
+            assert_eq!(one(&mut engine, Operation::Flush, Pages::none()).1, Ok(0), "{name}");
+            let full = blocks();
+            assert!(full >= empty + SIZE / 512, "{name}: {full} after {empty}");
+            let zero = |unmap| Operation::Zero { offset: 0, len: SIZE, unmap };
+            // Several at once, so that whoever does it does it for all of them.
+            for _ in 0..3 {
+                assert!(engine.submit(zero(false), Pages::none()).is_ok(), "{name}");
+            }
+            let all = finish(&mut engine, 3);
+            assert!(all.iter().all(|(_, result)| *result == Ok(0)), "{name}");
+            assert_eq!(one(&mut engine, Operation::Flush, Pages::none()).1, Ok(0), "{name}");
+            assert!(blocks() >= empty + SIZE / 512, "{name}: zeroes lost their place");
+            let (held, _) = one(&mut engine, Operation::Read { offset: 0 }, held);
+            assert!(held.bytes().iter().all(|byte| *byte == 0), "{name}");
+            match image.media().geometry().zeroes_are_written {
+                true => written += 1,
+                false => told += 1,
+            }
+            let (_, result) = one(&mut engine, zero(true), Pages::none());
+            assert_eq!(result, Ok(0), "{name}");
+            assert_eq!(one(&mut engine, Operation::Flush, Pages::none()).1, Ok(0), "{name}");
+            assert!(blocks() < full, "{name}: nothing was freed: {} of {full}", blocks());
+        }
+    }
+    // What lies in memory has to be written; elsewhere that is the file system's to say.
+    assert!(written >= 4 || told + written == 4, "{told} told, {written} written");
 }

@@ -114,6 +114,12 @@ impl<M: Words + Halves> Device<M> {
         self.published
     }
 
+    /// Where in the used ring the next head that is given back will stand, in bytes: 8 of them.
+    #[inline]
+    pub fn place(&self) -> usize {
+        self.entry(self.written, 8)
+    }
+
     /// Its descriptors.
     pub(super) const fn descriptors(&self) -> &Area<M> {
         &self.descriptors

@@ -52,6 +52,12 @@ pub const fn available_bytes(size: u16) -> usize {
     (size as usize).saturating_mul(2).saturating_add(HEADER).saturating_add(2)
 }
 
+/// Where in the used ring the event stands by which heads are asked for, in bytes: 2 of them.
+#[must_use]
+pub const fn event_place(size: u16) -> usize {
+    (size as usize).saturating_mul(8).saturating_add(HEADER)
+}
+
 /// Bytes of its used ring.
 #[must_use]
 pub const fn used_bytes(size: u16) -> usize {

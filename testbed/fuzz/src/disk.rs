@@ -37,7 +37,9 @@ impl Watched {
         let total: u64 = held.pieces().iter().map(|piece| u64::from(piece.len)).sum();
         let (offset, len) = match operation {
             Operation::Read { offset } | Operation::Write { offset } => (offset, total),
-            Operation::Discard { offset, len, .. } => (offset, len),
+            Operation::Discard { offset, len, .. } | Operation::Zero { offset, len, .. } => {
+                (offset, len)
+            }
             Operation::Flush => return,
         };
         let inside = offset.checked_add(len).is_some_and(|end| end <= SIZE);
