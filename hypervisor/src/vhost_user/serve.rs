@@ -196,6 +196,7 @@ impl<C, A> Serving<C, A> {
             }
         } else if !told {
             self.door.close();
+            self.next = None;
             if session.take().is_some() {
                 self.show(0);
                 tracing::info!("the monitor is let go, for its machine to notice");
