@@ -29,7 +29,8 @@ pub enum Request {
         /// Bytes a second.
         bytes: Option<u64>,
     },
-    /// Try again what the image refused and is held, now; answers how many requests are.
+    /// Try again what the image refused and is held, now; answers how many requests are: none where the image is dead and
+    /// another process opens the one in its place.
     Resume,
     /// Answer what is under way, leave the disk as it is for the next process, and end. Refused where that
     /// reads other formats of the journal.

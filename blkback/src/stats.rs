@@ -197,6 +197,7 @@ impl Snapshot {
             (&mut self.medium_errors, other.medium_errors),
             (&mut self.held, other.held),
             (&mut self.reissued, other.reissued),
+            (&mut self.stalled, other.stalled),
             (&mut self.notified, other.notified),
             (&mut self.not_notified, other.not_notified),
             (&mut self.events, other.events),

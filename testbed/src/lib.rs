@@ -15,4 +15,5 @@ pub mod scene;
 pub mod skip;
 pub mod streams;
 pub mod vm;
+pub mod watched;
 pub mod xen;

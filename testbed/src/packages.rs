@@ -42,6 +42,8 @@ pub const IPERF3: Program = Program { name: "iperf3", package: "iperf3" };
 pub const PING: Program = Program { name: "ping", package: "iputils-ping" };
 /// Sends what no ordinary program sends.
 pub const PYTHON: Program = Program { name: "python3", package: "python3" };
+/// Changes what a process may use.
+pub const PRLIMIT: Program = Program { name: "prlimit", package: "util-linux" };
 /// Sets up network interfaces.
 pub const IP: Program = Program { name: "ip", package: "iproute2" };
 

@@ -1,16 +1,14 @@
 //! Images that refuse writes for a while: what the guest is told, and what is held until they do not any more.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
-use testbed::libxl::{Device, DiskSpec, Libxl};
+use testbed::libxl::Device;
 use testbed::scene::{Process, Scene, until};
 use testbed::skip;
+use testbed::watched::Watched;
 
 const MIB: u64 = 1 << 20;
 
@@ -47,11 +45,7 @@ fn run(program: &str, arguments: &[&str], folder: &Path) -> Result<(), String> {
 /// A guest whose disk's image lies in a file system that has not room for all of it.
 struct Stage {
     small: Small,
-    scene: Scene,
-    _hypervisor: Process,
-    watch: Process,
-    libxl: Libxl,
-    image: String,
+    machine: Watched,
 }
 
 impl Stage {
@@ -67,58 +61,14 @@ impl Stage {
                 return None;
             }
         };
-        let hypervisor = scene.hypervisor().unwrap();
-        let arguments = ["--watch", "--queues", "2", "--on-error", policy];
-        let mut watch = scene.start("blkback", "blkback", arguments).unwrap();
-        watch.line_with("ready: watching").unwrap();
-        let libxl = Libxl::new(scene.place().join("xenstored.sock")).unwrap();
-        let image = small.0.join("disk.img");
-        File::create(&image).unwrap().set_len(16 * MIB).unwrap();
-        let image = image.display().to_string();
-        Some(Self { small, scene, _hypervisor: hypervisor, watch, libxl, image })
+        let machine = Watched::new(scene, &small.0, 16 * MIB, &["--on-error", policy]).unwrap();
+        Some(Self { small, machine })
     }
 
     /// A guest that writes 8 MiB of a pattern, and its disk.
     fn write(&self) -> (Process, Device) {
-        let data = self.scene.folder().join("data");
-        let bytes: Vec<u8> = (0..8 * MIB).map(|n| (n % 251) as u8 ^ (n >> 12) as u8).collect();
-        fs::write(&data, bytes).unwrap();
-        let data = data.display().to_string();
-        let guest = self.scene.start("blkfront", "blkfront", ["--timeout", "110", "write", &data]);
-        let guest = guest.unwrap();
-        let (me, front) = (self.libxl.domain("blkback").unwrap(), self.libxl.domain("guest"));
-        let disk = self.libxl.attach(me, front.unwrap(), &DiskSpec::new(&self.image)).unwrap();
-        (guest, disk)
-    }
-
-    fn device(&self) -> Value {
-        let said = self.scene.run("blkback", "blkback", ["ctl", "list", "--json"]).unwrap();
-        let listed: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
-        listed[0].clone()
-    }
-
-    fn held(&self) -> Value {
-        let mut device = Value::Null;
-        until("something is held", || {
-            device = self.device();
-            Ok(device["held"]["requests"].as_u64() > Some(0))
-        })
-        .unwrap();
-        assert_eq!(device["held"]["errno"], libc::ENOSPC, "{device}");
-        device
-    }
-
-    /// That the image holds what was written.
-    fn is_whole(&self) -> bool {
-        let wanted = fs::read(self.scene.folder().join("data")).unwrap();
-        let mut found = vec![0; wanted.len()];
-        File::open(&self.image).unwrap().read_exact_at(&mut found, 0).unwrap();
-        found == wanted
-    }
-
-    fn end(self, disk: &Device) {
-        self.libxl.destroy(disk).unwrap();
-        self.watch.end().unwrap();
+        let data = self.machine.pattern(8 * MIB).unwrap();
+        self.machine.guest(&["write", &data]).unwrap()
     }
 }
 
@@ -130,8 +80,8 @@ fn a_guest_is_told_where_nothing_is_held() {
     };
     let (mut guest, disk) = stage.write();
     assert!(!guest.ended().unwrap().success(), "{}", guest.written());
-    assert_eq!(stage.device()["held"], Value::Null);
-    stage.end(&disk);
+    assert_eq!(stage.machine.device().unwrap()["held"], Value::Null);
+    stage.machine.end(&disk).unwrap();
 }
 
 #[test]
@@ -139,40 +89,33 @@ fn what_finds_no_space_is_held_until_there_is_some() {
     for policy in ["hold-full", "hold"] {
         let test = "what_finds_no_space_is_held_until_there_is_some";
         let Some(stage) = Stage::new(test, "errhold", policy) else { return };
+        let machine = &stage.machine;
         let (mut guest, disk) = stage.write();
-        let device = stage.held();
+        let device = machine.held(libc::ENOSPC).unwrap();
         // People see it as well.
-        let said = stage.scene.succeed("blkback", "blkback", ["ctl", "list"]).unwrap();
+        let said = machine.scene.succeed("blkback", "blkback", ["ctl", "list"]).unwrap();
         assert!(said.contains("requests held: No space left"), "{said}");
         // Whoever is killed leaves it to the next.
         let pid = device["pid"].as_i64().unwrap();
-        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
-        until("another holds it", || {
-            let device = stage.device();
-            Ok(device["pid"].is_i64() && device["pid"] != pid && device["held"].is_object())
-        })
-        .unwrap();
+        machine.kill(pid).unwrap();
+        let pid = machine.another(pid, |device| device["held"].is_object()).unwrap()["pid"].clone();
         // And so does one that is asked to leave its disk, though it can finish nothing.
-        let pid = stage.held()["pid"].clone();
-        stage.scene.succeed("blkback", "blkback", ["ctl", "handover"]).unwrap();
-        until("another holds it", || {
-            let device = stage.device();
-            Ok(device["pid"].is_i64() && device["pid"] != pid && device["held"].is_object())
-        })
-        .unwrap();
+        machine.scene.succeed("blkback", "blkback", ["ctl", "handover"]).unwrap();
+        let pid = pid.as_i64().unwrap();
+        machine.another(pid, |device| device["held"].is_object()).unwrap();
         assert!(guest.runs(), "{}", guest.written());
         stage.small.resize("16m");
         if policy == "hold" {
             let said =
-                stage.scene.succeed("blkback", "blkback", ["ctl", "resume", "--json"]).unwrap();
+                machine.scene.succeed("blkback", "blkback", ["ctl", "resume", "--json"]).unwrap();
             assert!(said.trim().parse::<u64>().is_ok(), "{said}");
         }
         let status = guest.ended().unwrap();
         assert!(status.success(), "{}", guest.written());
-        assert!(stage.is_whole(), "the image is not what was written");
-        let device = stage.device();
+        assert!(machine.is_whole().unwrap(), "the image is not what was written");
+        let device = machine.device().unwrap();
         assert_eq!((&device["held"], &device["lost"]), (&Value::Null, &Value::Null));
-        stage.end(&disk);
+        stage.machine.end(&disk).unwrap();
     }
 }
 

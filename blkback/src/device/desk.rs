@@ -17,6 +17,7 @@ use crate::control::{Device, Held, Limits, Request};
 use crate::device::queues::Disks;
 use crate::device::{Message, Resize};
 use crate::engine::Medium;
+use crate::image::Present;
 use crate::journal;
 
 /// How long the device's thread may take: longer than a guest may take to let go of its disk.
@@ -40,6 +41,8 @@ pub struct DeviceDesk {
     pub wanted: String,
     /// Who we are.
     pub me: DomId,
+    /// Whether another process is started at once where this one leaves the disk to it.
+    pub successor: bool,
 }
 
 impl Desk for DeviceDesk {
@@ -57,6 +60,9 @@ impl Desk for DeviceDesk {
             }
             Request::Limits { iops, bytes } => self.limit(iops, bytes),
             Request::Resume => {
+                if self.disks.stalls().now().is_some() && self.reopen()? {
+                    return value(&0);
+                }
                 let stalls = self.disks.stalls();
                 let held = stalls.now().map_or(0, |(requests, _)| requests);
                 stalls.resume();
@@ -83,6 +89,28 @@ impl Desk for DeviceDesk {
 }
 
 impl DeviceDesk {
+    /// Where the image that is open is dead, sees to it that what lies in its place is opened. Says whether that
+    /// is done, by the process after this one; what is held stands in the journals.
+    fn reopen(&self) -> Result<bool, String> {
+        match self.disks.present() {
+            Ok(Present::Served) => Ok(false),
+            Ok(Present::Replaced) if self.successor => {
+                tracing::info!(
+                    image = self.image,
+                    "the image is dead; leaving its disk to who opens it anew"
+                );
+                self.slot.ask(PATIENCE, |reply| Message::HandOver { reply })?;
+                Ok(true)
+            }
+            Ok(Present::Replaced) => Err(format!(
+                "{} is dead, and another one lies in its place; to serve that, start the same command again with \
+                 --takeover",
+                self.image
+            )),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
     fn device(&self) -> Device {
         let status = self.board.read();
         let geometry = self.disks.medium().geometry();

@@ -22,7 +22,7 @@ use crate::control::{Counters, Ring};
 use crate::device::keep::{Keep, slots};
 use crate::device::{KIND, Resize};
 use crate::engine::Medium;
-use crate::image::Image;
+use crate::image::{Image, Present};
 use crate::journal::Kept;
 use crate::policy::acquire::{Mapping, Reach};
 use crate::queue::{self, Command, Ended, Handle, OnError, Parts, Serving, Stalls};
@@ -150,6 +150,15 @@ impl Disks {
     #[must_use]
     pub fn stalls(&self) -> &Stalls {
         &self.serving.stalls
+    }
+
+    /// Whether the image is still there.
+    ///
+    /// # Errors
+    ///
+    /// It is dead, and nothing can take its place.
+    pub fn present(&self) -> Result<Present, ConfigError> {
+        self.image.as_ref().map_or(Ok(Present::Served), Image::present)
     }
 
     /// Why flushes cannot succeed any more, a positive `errno`.

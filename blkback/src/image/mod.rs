@@ -15,6 +15,7 @@ pub mod direct;
 pub mod geometry;
 pub mod lock;
 pub mod media;
+pub mod present;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -28,6 +29,7 @@ use hypervisor::{ConfigError, Error, HostError};
 pub use direct::{Direct, Transfers};
 pub use geometry::{DiscardLimits, Geometry, Hints};
 pub use media::Media;
+pub use present::Present;
 
 /// What is to be opened, and how.
 #[derive(Clone, Debug)]

@@ -31,7 +31,11 @@ fn hold_these(which: &[Signal]) -> Result<SigSet, HostError> {
     for signal in which {
         signals.add(*signal);
     }
-    signals.thread_block().map_err(|errno| HostError::new("hold signals back", errno as i32))?;
+    let mut held = signals;
+    // A write beyond the largest size that a file may have here (RLIMIT_FSIZE) fails, and is told as such; it is
+    // not to end the process.
+    held.add(Signal::SIGXFSZ);
+    held.thread_block().map_err(|errno| HostError::new("hold signals back", errno as i32))?;
     Ok(signals)
 }
 

@@ -13,7 +13,7 @@ use blkback::engine::Medium;
 use blkback::image::{Image, Options};
 use blkback::journal::Journals;
 use blkback::policy::acquire::Mapping;
-use hypervisor::backend::{Adopted, Ended, Mailbox, Serving, Spot, guest, standby};
+use hypervisor::backend::{Adopted, Ended, Mailbox, Meeting, Serving, Spot, guest, standby};
 use hypervisor::daemon::control::{Server, socket};
 use hypervisor::daemon::{outcome, program, signals};
 use hypervisor::domain::DomainSpec;
@@ -89,7 +89,8 @@ fn serve<D: Domain>(
     let read = || Wish::read(&store, &device);
     let opened = match standby::wish(&store, &device, &offer, &mailbox, read) {
         Ok(None) => return Ok(Left::Over),
-        Ok(Some(wish)) => open(options, &wish, queues).map(|opened| (opened, wish)),
+        Ok(Some(wish)) => open(options, &wish, queues)
+            .and_then(|opened| whole(&store, &device, &opened.0).map(|()| (opened, wish))),
         Err(error) => Err(error),
     };
     let ((medium, image), wish) = match opened {
@@ -132,6 +133,7 @@ fn serve<D: Domain>(
         vdev,
         wanted,
         me: domain.id(),
+        successor: true,
     };
     let path = options
         .control
@@ -157,6 +159,21 @@ fn serve<D: Domain>(
     let handed_over = matches!(ended, Ended::HandedOver(_));
     start::regret(&disks, &name)?;
     Ok(if handed_over { Left::HandedOver } else { Left::Over })
+}
+
+/// Refuses a medium that is smaller than the disk is to a guest that uses it already: it is not the one that this
+/// guest wrote to, or not all of it.
+fn whole<S: Meeting>(store: &S, device: &Adopted, medium: &Medium) -> Result<(), Error> {
+    if device.pair.seat(End::Back).own_state(store, Transaction::NONE)? != State::Connected {
+        return Ok(());
+    }
+    let said = device.text(store, "sectors")?.and_then(|text| text.parse::<u64>().ok());
+    let (size, wanted) = (medium.geometry().size, said.unwrap_or(0).saturating_mul(512));
+    if size >= wanted {
+        return Ok(());
+    }
+    let problem = format!("has {size} bytes, and the guest that uses it has a disk of {wanted}");
+    Err(ConfigError::new("image", &device.label, problem).into())
 }
 
 /// The image that is wished for.

@@ -41,6 +41,7 @@ pub(crate) fn run(options: &Serve, entrance: &Entrance) -> Result<()> {
         vdev: "virtio-blk".to_owned(),
         wanted: entrance.to_string(),
         me: DomId::ZERO,
+        successor: false,
     };
     let served = Path::new(&image).file_stem().unwrap_or_default().to_string_lossy();
     let shell = Shell {

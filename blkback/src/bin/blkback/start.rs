@@ -148,6 +148,7 @@ fn serve<D: Domain>(
         vdev: options.vdev.to_string(),
         wanted: wanted.to_string(),
         me: domain.id(),
+        successor: false,
     };
     let path = match &options.control {
         Some(path) => path.clone(),
