@@ -272,8 +272,12 @@ impl<'a, D: Device> Session<'a, D> {
             request::ADD_MEM_REG => {
                 let _padding = fields.u64()?;
                 let file = one(&mut beside, "memory_descriptors")?;
-                let table = self.table_with(Announced::parse(&mut fields)?, file, &self.table)?;
-                self.change_table(table);
+                let new = Announced::parse(&mut fields)?;
+                // QEMU (7.2) says each region once for every pair of queues of a network device.
+                if !self.table.has(new) {
+                    let table = self.table_with(new, file, &self.table)?;
+                    self.change_table(table);
+                }
             }
             request::REM_MEM_REG => {
                 let _padding = fields.u64()?;

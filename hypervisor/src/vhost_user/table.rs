@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::message::Announced;
 use super::{Log, Region};
 use crate::memory::{Memory as _, Outside, Ram};
 
@@ -60,6 +61,11 @@ impl Table {
 
     pub(super) fn add(&mut self, region: Region) {
         self.regions.push(Arc::new(region));
+    }
+
+    /// Whether that very region is there.
+    pub(super) fn has(&self, announced: Announced) -> bool {
+        self.regions.iter().any(|region| region.announced == announced)
     }
 
     /// Whether the region would lie over another one.

@@ -71,6 +71,18 @@ fn a_machine_goes_on_where_the_used_ring_stands_whatever_position_is_said() {
 }
 
 #[test]
+fn memory_that_is_said_twice_is_one_region() {
+    let served = Served::new();
+    let mut machine = Machine::new(&served, ABLE);
+    for _ in 0..2 {
+        assert!(machine.monitor.add_memory(0));
+        machine.there_and_back(&tcp(100));
+    }
+    assert!(!machine.monitor.add_memory(4096), "another region may not lie over it");
+    machine.there_and_back(&tcp(100));
+}
+
+#[test]
 fn a_stopped_pair_goes_on_when_it_is_enabled_again() {
     let served = Served::new();
     let mut machine = Machine::new(&served, ABLE);

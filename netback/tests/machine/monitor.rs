@@ -36,6 +36,7 @@ pub(crate) mod request {
     pub(crate) const SEND_RARP: u32 = 19;
     pub(crate) const NET_SET_MTU: u32 = 20;
     pub(crate) const GET_CONFIG: u32 = 24;
+    pub(crate) const ADD_MEM_REG: u32 = 37;
 }
 
 /// What a machine's memory is, by its own addresses.
@@ -145,6 +146,13 @@ impl Monitor {
         let front = [number, 0].iter().flat_map(|w| w.to_ne_bytes()).collect::<Vec<_>>();
         let payload = [front, words(&[descriptors, used, available, 0])].concat();
         self.tell(request::SET_VRING_ADDR, &payload, &[]);
+    }
+
+    /// Adds the region that is there already, or one that begins so much behind it; says whether it was taken.
+    pub(crate) fn add_memory(&mut self, behind: u64) -> bool {
+        let region = words(&[0, GUEST + behind, MEMORY - behind, USER + behind, behind]);
+        let file = Rc::clone(&self.memory.0);
+        self.try_tell(request::ADD_MEM_REG, &region, &[file.as_fd()])
     }
 
     /// Whether the device has hung up.
