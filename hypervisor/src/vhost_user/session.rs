@@ -385,6 +385,8 @@ impl<'a, D: Device> Session<'a, D> {
             }
             request::SET_VRING_CALL => {
                 let (number, file) = descriptor(&mut fields, &mut beside)?;
+                // One that is full must not hold a queue up.
+                file.as_ref().map(nonblocking).transpose()?;
                 let vring = self.vring(number)?;
                 // What was answered while nobody could be told is told now.
                 file.as_ref().map(ring).transpose()?;
@@ -392,6 +394,7 @@ impl<'a, D: Device> Session<'a, D> {
             }
             request::SET_VRING_ERR => {
                 let (number, file) = descriptor(&mut fields, &mut beside)?;
+                file.as_ref().map(nonblocking).transpose()?;
                 self.vring(number)?.error = file;
             }
             _ if self.device.told(what, payload)? => {}
@@ -592,7 +595,7 @@ fn one(beside: &mut Vec<OwnedFd>, what: &'static str) -> Result<OwnedFd, Error> 
 
 fn nonblocking(file: &OwnedFd) -> Result<(), HostError> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let failed = |errno: nix::errno::Errno| HostError::new("set up a queue's kick", errno as i32);
+    let failed = |errno: nix::errno::Errno| HostError::new("set up a queue's event", errno as i32);
     let flags = fcntl(file, FcntlArg::F_GETFL).map_err(failed)?;
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
     fcntl(file, FcntlArg::F_SETFL(flags)).map(drop).map_err(failed)
