@@ -21,7 +21,8 @@ fn start(folder: &Path, listener: UnixListener, exports: &str, entrance: &str) -
     let script = format!("{exports}; exec \"$@\" 3<&0 0</dev/null");
     let mut command = Command::new("sh");
     command.args(["-c", &script, "sh"]).arg(program);
-    command.args(["--engine", "memory", "--size", "16M", "--vhost-user", entrance, "--control"]);
+    command.args(["--engine", "memory", "--size", "16M", "--queues", "4"]);
+    command.args(["--vhost-user", entrance, "--control"]);
     command.arg(folder.join("ctl.sock")).env_remove("NOTIFY_SOCKET");
     command.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::piped());
     command.stderr(Stdio::piped()).spawn().unwrap()
