@@ -22,6 +22,8 @@ pub const QEMU_IMG: Program = Program { name: "qemu-img", package: "qemu-utils" 
 pub const NBDCOPY: Program = Program { name: "nbdcopy", package: "libnbd-bin" };
 /// Makes ext4 file systems.
 pub const MKE2FS: Program = Program { name: "mke2fs", package: "e2fsprogs" };
+/// Discards or zeroes ranges of a disk.
+pub const BLKDISCARD: Program = Program { name: "blkdiscard", package: "util-linux" };
 /// The machine emulator in which guests and whole hosts run.
 pub const QEMU: Program = Program { name: "qemu-system-x86_64", package: "qemu-system-x86" };
 /// Serves disks over vhost-user.

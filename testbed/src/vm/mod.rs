@@ -8,6 +8,7 @@ mod initramfs;
 mod kernel;
 mod libraries;
 mod modinfo;
+mod root;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,9 @@ pub struct Machine {
     pub files: Vec<(String, PathBuf)>,
     /// Kernel modules that are loaded before the script runs, by their names.
     pub modules: Vec<String>,
+    /// The device that holds its root file system ([`make_root`](Self::make_root)), as `/dev/vda`: the
+    /// script and the programs are that one's. Without one, all lies in memory.
+    pub root: Option<String>,
     /// What QEMU is told beside that: devices, for one.
     pub arguments: Vec<String>,
     /// Virtual CPUs.
@@ -61,6 +65,7 @@ impl Machine {
             script: script.into(),
             files: Vec::new(),
             modules: Vec::new(),
+            root: None,
             arguments: Vec::new(),
             cpus: 2,
             memory_mib: 1024,
@@ -83,16 +88,14 @@ impl Machine {
     /// error then holds what it printed.
     pub fn run(&self) -> Result<String> {
         packages::ensure(&[QEMU, BUSYBOX])?;
-        let kernel = Kernel::of_debian(&cache())?;
         let folder = tempfile::Builder::new().prefix("domkit-vm-").tempdir()?;
-        let initramfs = folder.path().join("initramfs");
-        self.pack(&kernel, &initramfs)?;
+        let (kernel, initramfs) = self.boot_files(folder.path())?;
         let mut qemu = Command::new(packages::find(QEMU).context("qemu is installed")?);
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-nodefaults", "-no-user-config"])
             .args(["-display", "none", "-serial", "stdio", "-no-reboot"])
             .args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
             .arg("-kernel")
-            .arg(kernel.image())
+            .arg(&kernel)
             .arg("-initrd")
             .arg(&initramfs)
             .args(["-append", "console=ttyS0 panic=-1 quiet"])
@@ -109,17 +112,42 @@ impl Machine {
             .fold(String::new(), |all, line| all + line + "\n"))
     }
 
-    fn pack(&self, kernel: &Kernel, into: &Path) -> Result<()> {
-        let mut archive = Archive::new();
-        for folder in ["bin", "dev", "proc", "sys", "tmp", "run", "modules"] {
-            archive.folder(folder);
-        }
-        let busybox = packages::find(BUSYBOX).context("busybox is installed")?;
-        archive.file("bin/busybox", 0o755, &fs::read(&busybox)?)?;
+    /// What it boots with: the kernel, and its first file system, which is written into `folder`.
+    ///
+    /// # Errors
+    ///
+    /// Something to make them of is missing.
+    pub fn boot_files(&self, folder: &Path) -> Result<(PathBuf, PathBuf)> {
+        packages::ensure(&[BUSYBOX])?;
+        let kernel = Kernel::of_debian(&cache())?;
+        let initramfs = folder.join("initramfs");
+        self.pack(&kernel, &initramfs)?;
+        Ok((kernel.image().to_owned(), initramfs))
+    }
+
+    /// The shell, the files and the script, by their places.
+    fn content(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut content = vec![shell()?];
         for (path, from) in &self.files {
             let from_shown = from.display();
             let bytes = fs::read(from).with_context(|| format!("read {from_shown}"))?;
-            archive.file(path.trim_start_matches('/'), 0o755, &bytes)?;
+            content.push((path.trim_start_matches('/').to_owned(), bytes));
+        }
+        content.push(("script".to_owned(), self.script.clone().into_bytes()));
+        Ok(content)
+    }
+
+    fn pack(&self, kernel: &Kernel, into: &Path) -> Result<()> {
+        let mut archive = Archive::new();
+        for folder in FOLDERS {
+            archive.folder(folder);
+        }
+        let content = match self.root {
+            None => self.content()?,
+            Some(_) => vec![shell()?],
+        };
+        for (path, bytes) in content {
+            archive.file(&path, 0o755, &bytes)?;
         }
         let mut load = String::new();
         for module in kernel.with_dependencies(&self.modules)? {
@@ -127,16 +155,38 @@ impl Machine {
             archive.file(&format!("modules/{name}"), 0o644, &fs::read(&module)?)?;
             load += &format!("insmod /modules/{name}\n");
         }
-        archive.file("script", 0o755, self.script.as_bytes())?;
-        archive.file("init", 0o755, init(&load).as_bytes())?;
+        archive.file("init", 0o755, init(&load, self.root.as_deref()).as_bytes())?;
         archive.device("dev/console", 0o600, 5, 1);
         let file = File::create(into)?;
         archive.write(file)
     }
 }
 
-/// The first program: sets the machine up, runs the script, tells how it ended, and switches off.
-fn init(load: &str) -> String {
+/// Folders of the root file system that have to be there.
+const FOLDERS: [&str; 8] = ["bin", "dev", "proc", "sys", "tmp", "run", "modules", "root"];
+
+/// The shell, and its place.
+fn shell() -> Result<(String, Vec<u8>)> {
+    let busybox = packages::find(BUSYBOX).context("busybox is installed")?;
+    Ok(("bin/busybox".to_owned(), fs::read(busybox)?))
+}
+
+/// The first program: sets the machine up, runs the script, tells how it ended, and switches off. Where there is
+/// a `root`, that is for the first program there to do.
+fn init(load: &str, root: Option<&str>) -> String {
+    if let Some(root) = root {
+        return format!(
+            "#!/bin/busybox sh\n\
+             /bin/busybox --install -s /bin\n\
+             export PATH=/bin HOME=/\n\
+             mount -t proc proc /proc\n\
+             mount -t devtmpfs dev /dev\n\
+             {load}\
+             mount -t ext4 {root} /root && umount /proc && exec switch_root /root /init\n\
+             echo '{BADLY} no root'\n\
+             poweroff -f\n"
+        );
+    }
     format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
