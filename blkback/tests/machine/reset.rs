@@ -33,6 +33,9 @@ fn said(machine: &Machine) -> Option<u32> {
     Some(u32::from_ne_bytes(header[..4].try_into().unwrap()))
 }
 
+/// Something that a driver does wrong.
+type Way<'a> = &'a dyn Fn(&mut Driver<'_>);
+
 #[test]
 fn a_driver_that_breaks_its_queue_is_told_and_resets() {
     let served = Served::new();
@@ -40,7 +43,7 @@ fn a_driver_that_breaks_its_queue_is_told_and_resets() {
     let mut driver = Driver::new(&machine, 0, 0x1000, 64);
     let mut other = Driver::new(&machine, 1, 0x4000, 64);
     machine.done(request::SET_STATUS, &IN_USE.to_ne_bytes(), &[]);
-    let ways: [(&str, &dyn Fn(&mut Driver<'_>)); 4] = [
+    let ways: [(&str, Way<'_>); 4] = [
         ("available_index", &|driver| driver.show(1000)),
         ("descriptor_head", &|driver| driver.offer(64)),
         ("descriptor_loop", &|driver| {
