@@ -18,26 +18,35 @@ const QUEUE: u64 = 0x1_000;
 const LOG_ALL: u64 = 1 << 26;
 const EVENT_INDEX: u64 = 1 << 29;
 
-/// The pages that are marked, after which none is.
-fn marked(log: &File, offset: u64) -> BTreeSet<u64> {
+/// The pages that are marked.
+fn look(log: &File, offset: u64) -> BTreeSet<u64> {
     let mut bits = vec![0; (RAM / 4096 / 8) as usize];
     log.read_exact_at(&mut bits, offset).unwrap();
-    log.write_all_at(&vec![0; bits.len()], offset).unwrap();
     let pages = 0..RAM / 4096;
     pages.filter(|page| bits[(page / 8) as usize] >> (page % 8) & 1 == 1).collect()
+}
+
+/// The pages that are marked, after which none is. A mark that comes in between is lost, as it is to no monitor.
+fn marked(log: &File, offset: u64) -> BTreeSet<u64> {
+    let pages = look(log, offset);
+    log.write_all_at(&vec![0; (RAM / 4096 / 8) as usize], offset).unwrap();
+    pages
 }
 
 fn pages<const N: usize>(all: [u64; N]) -> BTreeSet<u64> {
     all.into_iter().collect()
 }
 
-/// Waits until exactly these pages were marked, since they were looked at last: what is written when the queue goes
-/// to sleep comes later than the answer.
+/// Waits until exactly these pages are marked: what is written when the queue goes to sleep comes later than the
+/// answer.
 fn until_marked(log: &File, expected: &BTreeSet<u64>) {
-    let (begun, mut seen) = (Instant::now(), BTreeSet::new());
-    while seen != *expected {
+    let begun = Instant::now();
+    loop {
+        let seen = look(log, 0);
+        if seen == *expected {
+            return;
+        }
         assert!(begun.elapsed() < PATIENCE, "marked: {seen:?}, and not {expected:?}");
-        seen.extend(marked(log, 0));
         std::thread::yield_now();
     }
 }
